@@ -524,20 +524,18 @@ static void test_private_tail(void)
 
 static void test_private_refused(void)
 {
-    static const uint8_t versions[][8] = {
-        { 0, 0, 0, 0 }, { 0, 0, 0, 2 }, { 1, 0, 0, 0 },
-        { 0xff, 0xff, 0xff, 0xff },
-    };
+    static const uint32_t versions[] = { 0, 2, 0x01000000, UINT32_MAX };
+    uint8_t packed[RMIG_WIRE_PRIVATE_BYTES];
     RMigWirePrivate priv;
 
     for (size_t i = 0; i < G_N_ELEMENTS(versions); i++) {
         g_autoptr(GError) err = NULL;
-        uint32_t version = versions[i][0] << 24 | versions[i][1] << 16 |
-                           versions[i][2] << 8 | versions[i][3];
         g_autofree char *theirs = g_strdup_printf("speaks version %u of",
-                                                  version);
+                                                  versions[i]);
 
-        g_assert_false(rmig_wire_private_unpack(versions[i], 8, &priv, &err));
+        priv = (RMigWirePrivate) { .version = versions[i] };
+        rmig_wire_private_pack(packed, &priv);
+        g_assert_false(rmig_wire_private_unpack(packed, 8, &priv, &err));
         g_assert_nonnull(strstr(err->message, theirs));
         g_assert_nonnull(strstr(err->message, "this QEMU speaks version 1"));
     }
