@@ -4,6 +4,7 @@
 The source is in scripts/guest/; guest.c tells what the guest does and prints.
 """
 import dataclasses
+import functools
 import pathlib
 import re
 import shutil
@@ -90,8 +91,7 @@ def _tool(*argv: str) -> None:
         raise GuestError(f"{' '.join(argv)}\n{done.stdout}")
 
 
-def compile_guest(work: pathlib.Path) -> bytes:
-    """Compile the guest for the x86 processor it runs on, whatever ours is."""
+def _compile(work: pathlib.Path) -> bytes:
     flags = ["-m32", "-march=i686", "-O2", "-std=gnu11", "-Wall", "-Wextra",
              "-Werror", "-ffreestanding", "-fno-pic", "-fno-pie",
              "-fno-stack-protector", "-fno-asynchronous-unwind-tables",
@@ -110,10 +110,16 @@ def compile_guest(work: pathlib.Path) -> bytes:
     return flat.read_bytes()
 
 
-def write_image(path: pathlib.Path, workload: Workload) -> None:
-    """Build the guest and write its floppy, parameters filled in, to @path."""
+@functools.lru_cache(maxsize=1)
+def compiled_guest() -> bytes:
+    """The guest as a flat image, its parameters not yet filled in."""
     with tempfile.TemporaryDirectory(prefix="rmig-guest-") as work:
-        code = bytearray(compile_guest(pathlib.Path(work)))
+        return _compile(pathlib.Path(work))
+
+
+def write_image(path: pathlib.Path, workload: Workload) -> None:
+    """Write the guest's floppy to @path, its parameters filled in."""
+    code = bytearray(compiled_guest())
     if code[PARAMS_OFFSET:PARAMS_OFFSET + len(MAGIC)] != MAGIC:
         raise GuestError("the parameters are not at offset "
                          f"{PARAMS_OFFSET} of the guest: see guest.ld")
