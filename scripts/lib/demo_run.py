@@ -17,8 +17,8 @@ from vmpair import FINAL_STATES, MigrationResult, VmPair
 UNLIMITED = 1 << 40             # bytes per second, for max-bandwidth
 SETTLE_BEATS = 10               # watched before and after the migration
 RATE_SECONDS = 1.0
-BAR_WIDTH = 20
-COLUMNS = "  {:20}{:>5}{:>10}{:>10}{:>11}{:>11}{:>10}"
+BAR_WIDTH = 18
+COLUMNS = "  {:18}{:>5}{:>11}{:>11}{:>11}{:>11}{:>10}"
 
 
 @dataclasses.dataclass(frozen=True)
