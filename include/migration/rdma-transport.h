@@ -1,0 +1,262 @@
+/*
+ * RDMA migration transport: the public interface of the core
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The core moves guest RAM and a byte stream between two hosts over one RC
+ * queue pair (and a second one for the return path).  It knows nothing of
+ * QEMU; migration/rdma.c and migration/rdma-channel.c translate between them.
+ *
+ * Threads: an RMigSource or RMigDest is used by one thread at a time, and its
+ * return-path stream by one thread at a time, which may be another.  The
+ * functions marked "any thread" may be called at any time in the object's
+ * life.
+ *
+ * Errors: functions that can fail take a GError, return false, NULL or a
+ * negative number with it, and leave it alone on success.  The first fatal
+ * error of a connection is kept; every later call fails with it.
+ *
+ * docs/rdma.txt has the protocol.
+ */
+#ifndef MIGRATION_RDMA_TRANSPORT_H
+#define MIGRATION_RDMA_TRANSPORT_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+/*
+ * How the caller waits.  Called in the thread (or coroutine) that called into
+ * the core; returns when @fd may be readable.  Returning too early is
+ * harmless, as the core looks again.
+ */
+typedef struct RMigWaiter {
+    void (*wait_readable)(void *opaque, int fd);
+    void *opaque;
+} RMigWaiter;
+
+/* A waiter for a plain thread: poll(2) */
+extern const RMigWaiter rmig_poll_waiter;
+
+/*
+ * rmig_memlock_allows: whether this process may pin @bytes
+ *
+ * False with the limit and the remedy in @err.  A privileged process
+ * (CAP_IPC_LOCK) may pin anything.
+ */
+bool rmig_memlock_allows(uint64_t bytes, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+
+/* What one side of a migration did so far; all counted since it was created */
+typedef struct RMigCounters {
+    uint64_t write_bytes;       /* by RDMA Write */
+    uint64_t writes;            /* work requests */
+    uint64_t control_bytes;     /* sent in control messages, but for the
+                                   stream's own bytes */
+    uint64_t control_messages;  /* sent */
+    uint64_t zero_runs;         /* COMPRESS messages */
+    uint64_t chunks_registered;
+} RMigCounters;
+
+/*
+ * A byte stream, in the direction that its place in the protocol gives it.
+ * Stream bytes gather in a message buffer until it is full or flushed.
+ */
+typedef struct RMigStream RMigStream;
+
+#define RMIG_STREAM_WOULD_BLOCK (-2)
+
+/*
+ * rmig_stream_read: take up to @size bytes (at least 1)
+ * @wait: whether to wait for the first byte
+ *
+ * Returns the number of bytes, 0 when the peer closed the connection in
+ * order, RMIG_STREAM_WOULD_BLOCK (only with @wait false; then
+ * rmig_stream_fd() becomes readable when there is more), or -1 with @err.
+ */
+ssize_t rmig_stream_read(RMigStream *stream, void *buf, size_t size, bool wait,
+                         GError **err) G_GNUC_WARN_UNUSED_RESULT;
+/* Append @size bytes; sends only what fills a message */
+bool rmig_stream_write(RMigStream *stream, const void *buf, size_t size,
+                       GError **err) G_GNUC_WARN_UNUSED_RESULT;
+/* Send what has gathered */
+bool rmig_stream_flush(RMigStream *stream, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* Whether rmig_stream_read() has bytes at hand */
+bool rmig_stream_has_data(const RMigStream *stream);
+/* Readable when something happens on the stream's connection */
+int rmig_stream_fd(const RMigStream *stream);
+
+/* ---- source ------------------------------------------------------------ */
+
+typedef struct RMigSource RMigSource;
+
+typedef struct RMigSourceConfig {
+    RMigWaiter waiter;
+    /* Whether @len bytes at @host are all zero; NULL: never asked */
+    bool (*is_zero)(const void *host, uint64_t len);
+    bool pin_all;     /* ask for whole-block registration */
+    bool return_path; /* open a second connection */
+} RMigSourceConfig;
+
+RMigSource *rmig_source_new(const RMigSourceConfig *config, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* Closes what is open; frees everything.  NULL is allowed. */
+void rmig_source_free(RMigSource *source);
+
+/*
+ * rmig_source_connect: connect to a destination that listens at @addr
+ *
+ * Waits at most about 20 s.  After a failure it may be called again with
+ * another address.
+ */
+bool rmig_source_connect(RMigSource *source, const struct sockaddr *addr,
+                         GError **err) G_GNUC_WARN_UNUSED_RESULT;
+/* Whether the destination granted pin-all; false too when it was not asked */
+bool rmig_source_pins_all(const RMigSource *source);
+
+/* The migration stream, for writing */
+RMigStream *rmig_source_stream(RMigSource *source);
+/* The return path, for reading; NULL without one */
+RMigStream *rmig_source_return_stream(RMigSource *source);
+
+/*
+ * rmig_source_add_block: announce a RAM block, before rmig_source_exchange()
+ * @name: copied
+ * @host: its first byte; stays the caller's
+ * @offset, @length: in the ram_addr_t space, bytes
+ *
+ * In the order in which the stream's RAM setup section lists them.
+ */
+bool rmig_source_add_block(RMigSource *source, const char *name, void *host,
+                           uint64_t offset, uint64_t length, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_source_exchange: learn where the destination has these blocks
+ *
+ * The stream must have announced the RAM hook.  Under pin-all both sides
+ * register all blocks here, at the same time.  docs/rdma.txt, "Setup".
+ */
+bool rmig_source_exchange(RMigSource *source, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+typedef enum RMigPage {
+    RMIG_PAGE_FAILED, /* with @err */
+    RMIG_PAGE_DATA,   /* will be written */
+    RMIG_PAGE_ZERO,   /* will be named only */
+} RMigPage;
+
+/*
+ * rmig_source_page: hand over @len bytes at @offset of the block that starts
+ * at @block_offset of the ram_addr_t space
+ *
+ * Returns when they are queued, perhaps not even posted.  The memory is read
+ * until rmig_source_finish() returns, and no page may be handed over twice
+ * before that: writes and zero runs overtake each other.
+ */
+RMigPage rmig_source_page(RMigSource *source, uint64_t block_offset,
+                          uint64_t offset, uint64_t len, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_source_finish: end of a round: everything handed over has landed when
+ * this returns, and the destination goes back to the stream
+ */
+bool rmig_source_finish(RMigSource *source, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+
+void rmig_source_counters(const RMigSource *source, RMigCounters *counters);
+/* Any thread: all waits end, now and later */
+void rmig_source_shutdown(RMigSource *source);
+/*
+ * rmig_source_close: leave
+ * @failed: tell the destination that the migration is off
+ */
+void rmig_source_close(RMigSource *source, bool failed);
+
+/* ---- destination -------------------------------------------------------- */
+
+typedef struct RMigDest RMigDest;
+
+typedef struct RMigDestOps {
+    /*
+     * The stream announced the RAM hook: call rmig_dest_add_block() for every
+     * block.  In any order; the order is that of rmig_dest_note_block().
+     */
+    bool (*list_blocks)(void *opaque, GError **err);
+    /* Make [host, host + len) zero; @len any multiple of nothing */
+    void (*zero)(void *opaque, void *host, uint64_t len);
+    /* Bytes of guest RAM, roughly, to judge whether pin-all can work */
+    uint64_t (*ram_bytes)(void *opaque);
+    /* Something the user should know, but nothing failed */
+    void (*warn)(void *opaque, const char *message);
+} RMigDestOps;
+
+typedef struct RMigDestConfig {
+    RMigWaiter waiter;
+    const RMigDestOps *ops;
+    void *opaque;
+} RMigDestConfig;
+
+/*
+ * rmig_dest_new: listen at @addr
+ *
+ * Port 0 lets the system choose; see rmig_dest_port().
+ */
+RMigDest *rmig_dest_new(const RMigDestConfig *config,
+                        const struct sockaddr *addr, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+void rmig_dest_free(RMigDest *dest);
+/* Readable when a connection is asked for */
+int rmig_dest_listen_fd(const RMigDest *dest);
+uint16_t rmig_dest_port(const RMigDest *dest);
+
+typedef enum RMigAccepted {
+    RMIG_ACCEPTED_NOTHING, /* nothing was there, or it was refused (@err) */
+    RMIG_ACCEPTED_MAIN,    /* the migration may start */
+    RMIG_ACCEPTED_RETURN,  /* the return path is there */
+} RMigAccepted;
+
+/*
+ * rmig_dest_accept: handle one connection request
+ *
+ * Waits at most 10 s for the peer to complete it.  The first is the main
+ * connection, a second one from the same host the return path; any other is
+ * refused.  @err says why a request was refused or failed; the listener lives
+ * on.
+ */
+RMigAccepted rmig_dest_accept(RMigDest *dest, GError **err);
+/* Stop listening; called by free as well */
+void rmig_dest_stop_listening(RMigDest *dest);
+
+RMigStream *rmig_dest_stream(RMigDest *dest);
+/* The return path, for writing; NULL while there is none */
+RMigStream *rmig_dest_return_stream(RMigDest *dest);
+/* Whether a return path is being accepted right now */
+bool rmig_dest_return_pending(const RMigDest *dest);
+
+/* The stream named @name as its next RAM block */
+bool rmig_dest_note_block(RMigDest *dest, const char *name, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* From list_blocks(); like rmig_source_add_block() */
+bool rmig_dest_add_block(RMigDest *dest, const char *name, void *host,
+                         uint64_t offset, uint64_t length, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_dest_handle: the stream announced the RAM hook: serve the source's
+ * commands until it goes back to the stream
+ */
+bool rmig_dest_handle(RMigDest *dest, GError **err) G_GNUC_WARN_UNUSED_RESULT;
+
+/*
+ * rmig_dest_revoke: the guest is about to run: from here on the source cannot
+ * write into its memory.  Takes microseconds; unpinning comes with close.
+ */
+void rmig_dest_revoke(RMigDest *dest);
+
+void rmig_dest_counters(const RMigDest *dest, RMigCounters *counters);
+void rmig_dest_shutdown(RMigDest *dest);
+void rmig_dest_close(RMigDest *dest, bool failed);
+
+#endif

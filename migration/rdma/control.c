@@ -1,0 +1,431 @@
+/*
+ * RDMA migration transport: the control channel
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * See control.h for the job and the callers.
+ *
+ * One buffer is allocated and registered for everything:
+ *
+ *   recv 0 | recv 1 | recv 2 | composed message | READY | READY | ERROR
+ *
+ * without remote access, so that no rkey of the peer's reaches it.
+ */
+#include <string.h>
+
+#include "control.h"
+
+#define SLOT_BYTES RMIG_WIRE_MESSAGE_MAX_BYTES
+#define N_SMALL 3
+#define SMALL_ERROR (N_SMALL - 1)
+#define BUFFER_BYTES ((RMIG_CONTROL_RECVS + 1) * SLOT_BYTES + \
+                      N_SMALL * RMIG_WIRE_HEADER_BYTES)
+
+typedef enum RMigControlState {
+    RMIG_CONTROL_IDLE,    /* nothing owed by anybody */
+    RMIG_CONTROL_CREDIT,  /* commanding: the peer said READY */
+    RMIG_CONTROL_WAITING, /* commanding: the peer owes an answer */
+    RMIG_CONTROL_ASKED,   /* serving: we said READY */
+    RMIG_CONTROL_HOLDING, /* serving: a command is in hand */
+    RMIG_CONTROL_OWING,   /* serving: and we owe its answer */
+    RMIG_CONTROL_STATES
+} RMigControlState;
+
+static const char *const state_names[RMIG_CONTROL_STATES] = {
+    "idle", "ready", "waiting for an answer", "waiting for a command",
+    "handling a command", "answering a command",
+};
+
+#define BIT(type) (1u << (type))
+#define COMMANDS (BIT(RMIG_WIRE_QEMU_FILE) | \
+                  BIT(RMIG_WIRE_RAM_BLOCKS_REQUEST) | \
+                  BIT(RMIG_WIRE_COMPRESS) | \
+                  BIT(RMIG_WIRE_REGISTER_REQUEST) | \
+                  BIT(RMIG_WIRE_REGISTER_FINISHED) | \
+                  BIT(RMIG_WIRE_UNREGISTER_REQUEST))
+
+/*
+ * What may arrive, by state.  ERROR may arrive in every one.  WAITING is
+ * narrowed to the answer that belongs to the command.
+ */
+static const uint32_t may_arrive[2][RMIG_CONTROL_STATES] = {
+    { /* serving side */
+        [RMIG_CONTROL_ASKED] = COMMANDS,
+    },
+    { /* commanding side */
+        [RMIG_CONTROL_IDLE] = BIT(RMIG_WIRE_READY),
+        [RMIG_CONTROL_WAITING] = BIT(RMIG_WIRE_RAM_BLOCKS_RESULT) |
+                                 BIT(RMIG_WIRE_REGISTER_RESULT) |
+                                 BIT(RMIG_WIRE_UNREGISTER_FINISHED),
+    },
+};
+
+typedef struct RMigSlot {
+    RMigWork work;
+    uint8_t *buf;
+    bool busy; /* posted */
+} RMigSlot;
+
+struct RMigControl {
+    RMigLink *link;
+    bool commands;
+    RMigControlState state;
+    RMigWireType answer; /* WAITING, OWING: its type */
+    uint8_t *buffer;
+    RMigMr *mr;
+    RMigSlot recv[RMIG_CONTROL_RECVS];
+    RMigSlot composed;
+    RMigSlot small[N_SMALL];
+    RMigSlot *held; /* the receive that @in_hand lies in */
+    RMigWireMessage in_hand;
+    uint64_t sent_messages;
+    uint64_t sent_bytes;
+};
+
+G_DEFINE_QUARK(rmig-control-error-quark, rmig_control_error)
+
+static void set_state(RMigControl *c, RMigControlState state)
+{
+    c->state = state;
+}
+
+/* The answer that @type has, or NONE */
+static RMigWireType answer_to(RMigWireType type)
+{
+    switch (type) {
+    case RMIG_WIRE_RAM_BLOCKS_REQUEST:
+        return RMIG_WIRE_RAM_BLOCKS_RESULT;
+    case RMIG_WIRE_REGISTER_REQUEST:
+        return RMIG_WIRE_REGISTER_RESULT;
+    case RMIG_WIRE_UNREGISTER_REQUEST:
+        return RMIG_WIRE_UNREGISTER_FINISHED;
+    default:
+        return RMIG_WIRE_NONE;
+    }
+}
+
+static bool post_recv(RMigControl *c, RMigSlot *slot, GError **err)
+{
+    slot->busy = true;
+    if (!rmig_verbs_post_recv(rmig_link_verbs(c->link), &slot->work, c->mr,
+                              slot->buf, SLOT_BYTES, err)) {
+        slot->busy = false;
+        return false;
+    }
+    return true;
+}
+
+static void fail(RMigControl *c, GError *err)
+{
+    rmig_link_fail(c->link, err);
+}
+
+static bool is_legal(const RMigControl *c, RMigWireType type)
+{
+    uint32_t legal = may_arrive[c->commands][c->state];
+
+    if (c->state == RMIG_CONTROL_WAITING) {
+        legal &= BIT(c->answer);
+    }
+    /* READY may overtake the caller that still reads the answer before it */
+    return (legal & BIT(type)) && (!c->held || type == RMIG_WIRE_READY);
+}
+
+/* A validated, legal message has arrived; returns whether @slot stays held */
+static bool take_message(RMigControl *c, RMigSlot *slot,
+                         const RMigWireMessage *msg)
+{
+    if (msg->type == RMIG_WIRE_READY) {
+        set_state(c, RMIG_CONTROL_CREDIT);
+        return false;
+    }
+    c->held = slot;
+    c->in_hand = *msg;
+    if (c->state == RMIG_CONTROL_WAITING) {
+        set_state(c, RMIG_CONTROL_IDLE);
+        return true;
+    }
+    c->answer = answer_to(msg->type);
+    set_state(c, c->answer == RMIG_WIRE_NONE ? RMIG_CONTROL_HOLDING :
+                 RMIG_CONTROL_OWING);
+    return true;
+}
+
+static void recv_done(RMigWork *work, uint32_t bytes)
+{
+    RMigControl *c = work->owner;
+    RMigSlot *slot = (RMigSlot *)work;
+    RMigWireMessage msg;
+    GError *err = NULL;
+
+    slot->busy = false;
+    if (!rmig_wire_message_unpack(slot->buf, bytes, &msg, &err)) {
+        g_prefix_error(&err, "unusable message from the peer: ");
+        fail(c, err);
+        return;
+    }
+    if (msg.type == RMIG_WIRE_ERROR) {
+        fail(c, g_error_new(RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PEER,
+                            "the peer gave up the migration; its own log "
+                            "says why"));
+        return;
+    }
+    if (!is_legal(c, msg.type)) {
+        fail(c, g_error_new(RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PROTOCOL,
+                            "the peer sent %s while this side was %s",
+                            rmig_wire_type_name(msg.type),
+                            state_names[c->state]));
+        return;
+    }
+    if (!take_message(c, slot, &msg) && !post_recv(c, slot, &err)) {
+        fail(c, err);
+    }
+}
+
+static void send_done(RMigWork *work, uint32_t bytes)
+{
+    (void)bytes;
+    ((RMigSlot *)work)->busy = false;
+}
+
+static void init_slot(RMigControl *c, RMigSlot *slot, uint8_t **at,
+                      size_t bytes, bool receives)
+{
+    slot->buf = *at;
+    *at += bytes;
+    slot->work.owner = c;
+    slot->work.what = receives ? "RECV" : "SEND";
+    slot->work.done = receives ? recv_done : send_done;
+}
+
+RMigControl *rmig_control_new(RMigLink *link, bool commands, GError **err)
+{
+    RMigControl *c = g_new0(RMigControl, 1);
+    uint8_t *at;
+
+    c->link = link;
+    c->commands = commands;
+    c->buffer = g_malloc0(BUFFER_BYTES);
+    c->mr = rmig_mr_register(rmig_link_verbs(link), c->buffer, BUFFER_BYTES,
+                             false, err);
+    if (!c->mr) {
+        g_prefix_error(err, "setting up the control channel: ");
+        goto fail;
+    }
+    at = c->buffer;
+    for (unsigned i = 0; i < RMIG_CONTROL_RECVS; i++) {
+        init_slot(c, &c->recv[i], &at, SLOT_BYTES, true);
+    }
+    init_slot(c, &c->composed, &at, SLOT_BYTES, false);
+    for (unsigned i = 0; i < N_SMALL; i++) {
+        init_slot(c, &c->small[i], &at, RMIG_WIRE_HEADER_BYTES, false);
+    }
+    for (unsigned i = 0; i < RMIG_CONTROL_RECVS; i++) {
+        if (!post_recv(c, &c->recv[i], err)) {
+            goto fail;
+        }
+    }
+    return c;
+
+fail:
+    rmig_link_disconnect(link);
+    rmig_control_free(c);
+    return NULL;
+}
+
+void rmig_control_free(RMigControl *c)
+{
+    if (!c) {
+        return;
+    }
+    rmig_mr_unregister(c->mr);
+    g_free(c->buffer);
+    g_free(c);
+}
+
+static int64_t deadline_after(int64_t timeout_ms)
+{
+    return g_get_monotonic_time() + timeout_ms * 1000;
+}
+
+static bool wait_for_slot(RMigControl *c, RMigSlot *slot, int64_t timeout_ms,
+                          GError **err)
+{
+    int64_t deadline = deadline_after(timeout_ms);
+
+    while (slot->busy) {
+        if (!rmig_link_step(c->link, deadline,
+                            "the peer's NIC to take a message", err)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+uint8_t *rmig_control_buffer(RMigControl *c, GError **err)
+{
+    if (!wait_for_slot(c, &c->composed, RMIG_CONTROL_TIMEOUT_MS, err)) {
+        return NULL;
+    }
+    return c->composed.buf + RMIG_WIRE_HEADER_BYTES;
+}
+
+static bool post_message(RMigControl *c, RMigSlot *slot, RMigWireType type,
+                         uint32_t len, uint32_t repeat, GError **err)
+{
+    RMigWireHeader header = { .len = len, .type = type, .repeat = repeat };
+
+    g_assert(!slot->busy && len <= RMIG_WIRE_DATA_MAX_BYTES);
+    rmig_wire_header_pack(slot->buf, &header);
+    slot->busy = true;
+    if (!rmig_verbs_post_send(rmig_link_verbs(c->link), &slot->work, c->mr,
+                              slot->buf, RMIG_WIRE_HEADER_BYTES + len, err)) {
+        slot->busy = false;
+        g_prefix_error(err, "sending %s: ", rmig_wire_type_name(type));
+        return false;
+    }
+    c->sent_messages++;
+    c->sent_bytes += RMIG_WIRE_HEADER_BYTES;
+    if (type != RMIG_WIRE_QEMU_FILE) {
+        c->sent_bytes += len;
+    }
+    return true;
+}
+
+bool rmig_control_may_command(const RMigControl *c)
+{
+    return c->state == RMIG_CONTROL_CREDIT && !c->composed.busy;
+}
+
+bool rmig_control_command(RMigControl *c, RMigWireType type, uint32_t len,
+                          uint32_t repeat, GError **err)
+{
+    int64_t deadline = deadline_after(RMIG_CONTROL_TIMEOUT_MS);
+
+    g_assert(c->commands && (COMMANDS & BIT(type)) && !c->held);
+    while (c->state != RMIG_CONTROL_CREDIT) {
+        if (!rmig_link_step(c->link, deadline, "the peer to say READY", err)) {
+            g_prefix_error(err, "before sending %s: ",
+                           rmig_wire_type_name(type));
+            return false;
+        }
+    }
+    if (!wait_for_slot(c, &c->composed, RMIG_CONTROL_TIMEOUT_MS, err) ||
+        !post_message(c, &c->composed, type, len, repeat, err)) {
+        return false;
+    }
+    c->answer = answer_to(type);
+    set_state(c, c->answer == RMIG_WIRE_NONE ? RMIG_CONTROL_IDLE :
+                 RMIG_CONTROL_WAITING);
+    return true;
+}
+
+bool rmig_control_wait_answer(RMigControl *c, int64_t timeout_ms,
+                              RMigWireMessage *msg, GError **err)
+{
+    int64_t deadline = deadline_after(timeout_ms);
+
+    g_assert(c->commands && c->answer != RMIG_WIRE_NONE);
+    while (!c->held) {
+        if (!rmig_link_step(c->link, deadline, "the peer's answer", err)) {
+            g_prefix_error(err, "waiting for %s: ",
+                           rmig_wire_type_name(c->answer));
+            return false;
+        }
+    }
+    *msg = c->in_hand;
+    return true;
+}
+
+static bool say_ready(RMigControl *c, GError **err)
+{
+    RMigSlot *slot = &c->small[0];
+
+    /* The last but one READY has long been taken, except from a dead peer */
+    if (slot->busy) {
+        slot = &c->small[1];
+    }
+    if (!wait_for_slot(c, slot, RMIG_CONTROL_TIMEOUT_MS, err)) {
+        return false;
+    }
+    /* Before posting: the command may arrive with the READY's completion */
+    set_state(c, RMIG_CONTROL_ASKED);
+    return post_message(c, slot, RMIG_WIRE_READY, 0, 1, err);
+}
+
+int rmig_control_receive(RMigControl *c, bool wait, RMigWireMessage *msg,
+                         GError **err)
+{
+    g_assert(!c->commands && !c->held);
+    if (c->state == RMIG_CONTROL_IDLE && !say_ready(c, err)) {
+        return -1;
+    }
+    while (!c->held) {
+        if (wait) {
+            if (!rmig_link_step(c->link, 0, "a command", err)) {
+                return -1;
+            }
+        } else {
+            int ret = rmig_link_poll(c->link, err);
+
+            if (ret == 0) {
+                ret = rmig_link_arm(c->link, err);
+            }
+            if (ret <= 0) {
+                return ret;
+            }
+        }
+    }
+    *msg = c->in_hand;
+    return 1;
+}
+
+bool rmig_control_answer(RMigControl *c, uint32_t len, uint32_t repeat,
+                         GError **err)
+{
+    g_assert(c->state == RMIG_CONTROL_OWING);
+    if (!wait_for_slot(c, &c->composed, RMIG_CONTROL_TIMEOUT_MS, err) ||
+        !post_message(c, &c->composed, c->answer, len, repeat, err)) {
+        return false;
+    }
+    set_state(c, RMIG_CONTROL_HOLDING);
+    return true;
+}
+
+bool rmig_control_release(RMigControl *c, GError **err)
+{
+    RMigSlot *slot = c->held;
+
+    g_assert(slot && c->state != RMIG_CONTROL_OWING);
+    c->held = NULL;
+    if (c->state == RMIG_CONTROL_HOLDING) {
+        set_state(c, RMIG_CONTROL_IDLE);
+    }
+    return post_recv(c, slot, err);
+}
+
+void rmig_control_send_error(RMigControl *c)
+{
+    RMigSlot *slot = &c->small[SMALL_ERROR];
+    g_autoptr(GError) err = NULL;
+
+    if (slot->busy ||
+        !post_message(c, slot, RMIG_WIRE_ERROR, 0, 1, &err)) {
+        g_debug("not telling the peer: %s", err ? err->message : "said");
+    }
+}
+
+uint64_t rmig_control_sent_messages(const RMigControl *c)
+{
+    return c->sent_messages;
+}
+
+uint64_t rmig_control_sent_bytes(const RMigControl *c)
+{
+    return c->sent_bytes;
+}
+
+RMigLink *rmig_control_link(RMigControl *c)
+{
+    return c->link;
+}

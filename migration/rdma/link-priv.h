@@ -1,0 +1,54 @@
+/*
+ * RDMA migration transport: inside of the link
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Shared by link.c (a connection's life) and link-setup.c (how it comes to
+ * be), and by nobody else.
+ */
+#ifndef RMIG_LINK_PRIV_H
+#define RMIG_LINK_PRIV_H
+
+#include <rdma/rdma_cma.h>
+
+#include "link.h"
+#include "verbs-priv.h"
+
+typedef enum RMigLinkState {
+    RMIG_LINK_NEW,
+    RMIG_LINK_ADDR_RESOLVED,
+    RMIG_LINK_ROUTE_RESOLVED,
+    RMIG_LINK_REQUESTED, /* passive side: the peer waits for our answer */
+    RMIG_LINK_UP,
+    RMIG_LINK_DOWN,
+} RMigLinkState;
+
+struct RMigLink {
+    const char *name; /* for messages; a literal */
+    RMigWaiter waiter;
+    RMigShutdown *shutdown; /* not owned */
+    RMigLinkState state;
+    GError *error; /* the first fatal one */
+    struct rdma_event_channel *channel;
+    struct rdma_cm_id *id;
+    RMigVerbs *verbs;
+    bool qp_made;
+    int epoll_fd;
+    int timer_fd;
+    uint8_t peer_private[RMIG_WIRE_PRIVATE_BYTES];
+    size_t peer_private_bytes;
+    /* Heartbeat */
+    RMigWork probe;
+    bool probing;
+    int64_t last_activity_us;
+};
+
+RMigLink *rmig_link_alloc(const char *name, const RMigWaiter *waiter,
+                          RMigShutdown *shutdown, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+bool rmig_link_watch_verbs(RMigLink *link, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* A refusal may carry the peer's version: if it is not ours, say so */
+void rmig_link_note_rejection(RMigLink *link, const void *priv, size_t bytes);
+
+#endif

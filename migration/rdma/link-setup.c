@@ -1,0 +1,358 @@
+/*
+ * RDMA migration transport: how a connection comes to be
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Resolving, connecting, listening, accepting and refusing; the functions are
+ * documented in link.h.  docs/rdma.txt, "Connection".
+ *
+ * Order matters: a receive must be posted before the peer can send, and stock
+ * peers do not retry on "receiver not ready".  So the queue pair is made first
+ * (resolve, take), the caller posts its receives, and only then the connection
+ * is asked for or granted.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <string.h>
+
+#include "link-priv.h"
+
+#define LISTEN_BACKLOG 8
+/* How often the NIC repeats an unanswered packet before it gives up */
+#define RETRY_COUNT 7
+#define RNR_RETRY_COUNT 7
+
+struct RMigListener {
+    struct rdma_event_channel *channel;
+    struct rdma_cm_id *id;
+};
+
+static void set_link_error(GError **err, const char *what, int errnum)
+{
+    g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED, "%s failed: %s",
+                what, g_strerror(errnum));
+}
+
+static char *address_text(const struct sockaddr *addr)
+{
+    socklen_t len = addr->sa_family == AF_INET6 ?
+        sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+    char host[NI_MAXHOST], port[NI_MAXSERV];
+
+    if (getnameinfo(addr, len, host, sizeof(host), port, sizeof(port),
+                    NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
+        return g_strdup("an unknown address");
+    }
+    return g_strdup_printf(addr->sa_family == AF_INET6 ? "[%s]:%s" : "%s:%s",
+                           host, port);
+}
+
+void rmig_link_note_rejection(RMigLink *link, const void *priv, size_t bytes)
+{
+    g_autoptr(GError) err = NULL;
+    RMigWirePrivate peer;
+
+    /* The connection manager pads with zeros: version 0 is no statement */
+    if (!priv || bytes < sizeof(peer) || ((const uint8_t *)priv)[3] == 0 ||
+        rmig_wire_private_unpack(priv, bytes, &peer, &err)) {
+        return;
+    }
+    rmig_link_fail(link, g_error_new(RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
+                                     "the peer refused the connection: %s",
+                                     err->message));
+}
+
+/* On an id that has a device: completion queue, queue pair, epoll */
+static bool make_queue_pair(RMigLink *link, GError **err)
+{
+    struct ibv_qp_init_attr attr;
+
+    if (!link->id->verbs) {
+        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
+                    "the address does not belong to an RDMA device");
+        return false;
+    }
+    link->verbs = rmig_verbs_new(link->id->verbs, err);
+    if (!link->verbs) {
+        return false;
+    }
+    rmig_verbs_qp_attr(link->verbs, &attr);
+    if (rdma_create_qp(link->id, rmig_verbs_pd(link->verbs), &attr) != 0) {
+        set_link_error(err, "creating a queue pair", errno);
+        return false;
+    }
+    link->qp_made = true;
+    rmig_verbs_set_qp(link->verbs, link->id->qp);
+    return rmig_link_watch_verbs(link, err);
+}
+
+static bool wait_for_state(RMigLink *link, RMigLinkState state, int timeout_ms,
+                           const char *what, GError **err)
+{
+    int64_t deadline = g_get_monotonic_time() + timeout_ms * INT64_C(1000);
+
+    while (link->state != state) {
+        if (!rmig_link_step(link, deadline, what, err)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool resolve(RMigLink *link, const struct sockaddr *addr, GError **err)
+{
+    if (rdma_create_id(link->channel, &link->id, NULL, RDMA_PS_TCP) != 0) {
+        set_link_error(err, "creating a connection identifier", errno);
+        return false;
+    }
+    if (rdma_resolve_addr(link->id, NULL, (struct sockaddr *)addr,
+                          RMIG_LINK_RESOLVE_MS) != 0) {
+        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
+                    "%s", errno == ENODEV ?
+                    "no RDMA device leads to that address" :
+                    g_strerror(errno));
+        return false;
+    }
+    if (!wait_for_state(link, RMIG_LINK_ADDR_RESOLVED,
+                        RMIG_LINK_RESOLVE_MS + 1000,
+                        "the address to resolve", err)) {
+        return false;
+    }
+    if (rdma_resolve_route(link->id, RMIG_LINK_RESOLVE_MS) != 0) {
+        set_link_error(err, "resolving the route", errno);
+        return false;
+    }
+    return wait_for_state(link, RMIG_LINK_ROUTE_RESOLVED,
+                          RMIG_LINK_RESOLVE_MS + 1000,
+                          "the route to resolve", err) &&
+           make_queue_pair(link, err);
+}
+
+RMigLink *rmig_link_resolve(const char *name, const RMigWaiter *waiter,
+                            RMigShutdown *shutdown,
+                            const struct sockaddr *addr, GError **err)
+{
+    RMigLink *link = rmig_link_alloc(name, waiter, shutdown, err);
+    g_autofree char *text = address_text(addr);
+
+    if (!link) {
+        return NULL;
+    }
+    if (!resolve(link, addr, err)) {
+        g_prefix_error(err, "resolving %s over RDMA: ", text);
+        rmig_link_free(link);
+        return NULL;
+    }
+    return link;
+}
+
+static void fill_conn_param(struct rdma_conn_param *param, uint8_t *priv,
+                            uint32_t flags)
+{
+    RMigWirePrivate ours = { .version = RMIG_WIRE_VERSION, .flags = flags };
+
+    rmig_wire_private_pack(priv, &ours);
+    memset(param, 0, sizeof(*param));
+    param->private_data = priv;
+    param->private_data_len = RMIG_WIRE_PRIVATE_BYTES;
+    param->responder_resources = 2;
+    param->initiator_depth = 2;
+    param->retry_count = RETRY_COUNT;
+    param->rnr_retry_count = RNR_RETRY_COUNT;
+}
+
+bool rmig_link_connect(RMigLink *link, uint32_t flags, uint32_t *answer,
+                       GError **err)
+{
+    uint8_t priv[RMIG_WIRE_PRIVATE_BYTES];
+    struct rdma_conn_param param;
+    RMigWirePrivate peer;
+
+    fill_conn_param(&param, priv, flags);
+    if (rdma_connect(link->id, &param) != 0) {
+        set_link_error(err, "connecting", errno);
+        return false;
+    }
+    if (!wait_for_state(link, RMIG_LINK_UP, RMIG_LINK_CONNECT_MS,
+                        "the peer to accept the connection", err) ||
+        !rmig_wire_private_unpack(link->peer_private,
+                                  link->peer_private_bytes, &peer, err)) {
+        return false;
+    }
+    *answer = peer.flags & flags;
+    return true;
+}
+
+RMigListener *rmig_listener_new(const struct sockaddr *addr, GError **err)
+{
+    RMigListener *listener = g_new0(RMigListener, 1);
+    g_autofree char *text = address_text(addr);
+
+    listener->channel = rdma_create_event_channel();
+    if (!listener->channel ||
+        fcntl(listener->channel->fd, F_SETFL, O_NONBLOCK) < 0) {
+        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
+                    "no access to the RDMA connection manager: %s (is there "
+                    "an RDMA device, and is the module rdma_ucm loaded?)",
+                    g_strerror(errno));
+        goto fail;
+    }
+    if (rdma_create_id(listener->channel, &listener->id, NULL,
+                       RDMA_PS_TCP) != 0) {
+        set_link_error(err, "creating a connection identifier", errno);
+        goto fail;
+    }
+    if (rdma_bind_addr(listener->id, (struct sockaddr *)addr) != 0 ||
+        rdma_listen(listener->id, LISTEN_BACKLOG) != 0) {
+        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
+                    "listening on %s over RDMA failed: %s%s", text,
+                    g_strerror(errno),
+                    errno == ENODEV || errno == EADDRNOTAVAIL ?
+                    " (no RDMA device of this host has that address)" : "");
+        goto fail;
+    }
+    return listener;
+
+fail:
+    rmig_listener_free(listener);
+    return NULL;
+}
+
+void rmig_listener_free(RMigListener *listener)
+{
+    if (!listener) {
+        return;
+    }
+    if (listener->id) {
+        rdma_destroy_id(listener->id);
+    }
+    if (listener->channel) {
+        rdma_destroy_event_channel(listener->channel);
+    }
+    g_free(listener);
+}
+
+int rmig_listener_fd(const RMigListener *listener)
+{
+    return listener->channel->fd;
+}
+
+uint16_t rmig_listener_port(const RMigListener *listener)
+{
+    return ntohs(rdma_get_src_port(listener->id));
+}
+
+/*
+ * Turn a request into a link with an event channel of its own.  @id becomes
+ * the link's.
+ */
+static RMigLink *adopt_request(struct rdma_cm_id *id, const char *name,
+                               const RMigWaiter *waiter,
+                               RMigShutdown *shutdown, GError **err)
+{
+    RMigLink *link = rmig_link_alloc(name, waiter, shutdown, err);
+
+    if (!link) {
+        rdma_reject(id, NULL, 0);
+        rdma_destroy_id(id);
+        return NULL;
+    }
+    link->id = id;
+    link->state = RMIG_LINK_REQUESTED;
+    if (rdma_migrate_id(id, link->channel) != 0) {
+        set_link_error(err, "giving the connection its event channel", errno);
+    } else if (make_queue_pair(link, err)) {
+        return link;
+    }
+    rmig_link_refuse(link);
+    rmig_link_free(link);
+    return NULL;
+}
+
+RMigLink *rmig_listener_take(RMigListener *listener, const char *name,
+                             const RMigWaiter *waiter, RMigShutdown *shutdown,
+                             uint32_t *flags, GError **err)
+{
+    RMigWirePrivate peer;
+    struct rdma_cm_event *event;
+    struct rdma_cm_id *id = NULL;
+    GError *refusal = NULL;
+    RMigLink *link;
+
+    if (rdma_get_cm_event(listener->channel, &event) != 0) {
+        return NULL;
+    }
+    if (event->event == RDMA_CM_EVENT_CONNECT_REQUEST) {
+        id = event->id;
+        if (rmig_wire_private_unpack(event->param.conn.private_data,
+                                     event->param.conn.private_data_len,
+                                     &peer, &refusal)) {
+            *flags = peer.flags;
+        }
+    } else if (event->event == RDMA_CM_EVENT_DEVICE_REMOVAL) {
+        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
+                    "the RDMA device that was listened on was removed");
+    }
+    rdma_ack_cm_event(event);
+    if (!id) {
+        return NULL;
+    }
+    link = adopt_request(id, name, waiter, shutdown,
+                         refusal ? NULL : err);
+    if (link && refusal) {
+        rmig_link_refuse(link);
+        rmig_link_free(link);
+        link = NULL;
+    }
+    if (refusal) {
+        g_propagate_prefixed_error(err, refusal,
+                                   "refusing an RDMA connection: ");
+    }
+    return link;
+}
+
+bool rmig_link_accept(RMigLink *link, uint32_t flags, GError **err)
+{
+    uint8_t priv[RMIG_WIRE_PRIVATE_BYTES];
+    struct rdma_conn_param param;
+
+    fill_conn_param(&param, priv, flags);
+    if (rdma_accept(link->id, &param) != 0) {
+        set_link_error(err, "accepting an RDMA connection", errno);
+        return false;
+    }
+    return wait_for_state(link, RMIG_LINK_UP, RMIG_LINK_CONNECT_MS,
+                          "the peer to complete the connection", err);
+}
+
+void rmig_link_refuse(RMigLink *link)
+{
+    RMigWirePrivate ours = { .version = RMIG_WIRE_VERSION };
+    uint8_t priv[RMIG_WIRE_PRIVATE_BYTES];
+
+    rmig_wire_private_pack(priv, &ours);
+    if (rdma_reject(link->id, priv, sizeof(priv)) != 0) {
+        g_debug("refusing a connection failed: %s", g_strerror(errno));
+    }
+    link->state = RMIG_LINK_DOWN;
+}
+
+bool rmig_link_same_peer(const RMigLink *a, const RMigLink *b)
+{
+    const struct sockaddr *x = rdma_get_peer_addr(a->id);
+    const struct sockaddr *y = rdma_get_peer_addr(b->id);
+
+    if (x->sa_family != y->sa_family) {
+        return false;
+    }
+    if (x->sa_family == AF_INET6) {
+        return memcmp(&((const struct sockaddr_in6 *)x)->sin6_addr,
+                      &((const struct sockaddr_in6 *)y)->sin6_addr,
+                      sizeof(struct in6_addr)) == 0;
+    }
+    return ((const struct sockaddr_in *)x)->sin_addr.s_addr ==
+           ((const struct sockaddr_in *)y)->sin_addr.s_addr;
+}

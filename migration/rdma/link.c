@@ -1,0 +1,448 @@
+/*
+ * RDMA migration transport: one connection of the connection manager
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * See link.h for the job, the callers and how waiting works.  Setting up and
+ * accepting are in link-setup.c; here is a connection's life from then on.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include "link-priv.h"
+
+#define TICK_US G_USEC_PER_SEC
+#define IDLE_US G_USEC_PER_SEC
+
+struct RMigShutdown {
+    int fd; /* an eventfd that is never drained: it wakes every link */
+    gint triggered;
+};
+
+G_DEFINE_QUARK(rmig-link-error-quark, rmig_link_error)
+
+RMigShutdown *rmig_shutdown_new(GError **err)
+{
+    RMigShutdown *shutdown = g_new0(RMigShutdown, 1);
+
+    shutdown->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (shutdown->fd < 0) {
+        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
+                    "creating an eventfd failed: %s", g_strerror(errno));
+        g_free(shutdown);
+        return NULL;
+    }
+    return shutdown;
+}
+
+void rmig_shutdown_free(RMigShutdown *shutdown)
+{
+    if (shutdown) {
+        close(shutdown->fd);
+        g_free(shutdown);
+    }
+}
+
+void rmig_shutdown_trigger(RMigShutdown *shutdown)
+{
+    uint64_t one = 1;
+
+    g_atomic_int_set(&shutdown->triggered, 1);
+    if (write(shutdown->fd, &one, sizeof(one)) < 0) {
+        g_debug("waking the waiters failed: %s", g_strerror(errno));
+    }
+}
+
+bool rmig_shutdown_triggered(const RMigShutdown *shutdown)
+{
+    return g_atomic_int_get(&shutdown->triggered);
+}
+
+static bool watch_fd(RMigLink *link, int fd, GError **err)
+{
+    struct epoll_event ev = { .events = EPOLLIN, .data.fd = fd };
+
+    if (epoll_ctl(link->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0) {
+        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
+                    "watching a file descriptor failed: %s",
+                    g_strerror(errno));
+        return false;
+    }
+    return true;
+}
+
+bool rmig_link_watch_verbs(RMigLink *link, GError **err)
+{
+    return watch_fd(link, rmig_verbs_fd(link->verbs), err);
+}
+
+RMigLink *rmig_link_alloc(const char *name, const RMigWaiter *waiter,
+                          RMigShutdown *shutdown, GError **err)
+{
+    struct itimerspec tick = {
+        .it_interval.tv_sec = TICK_US / G_USEC_PER_SEC,
+        .it_value.tv_sec = TICK_US / G_USEC_PER_SEC,
+    };
+    RMigLink *link = g_new0(RMigLink, 1);
+
+    link->name = name;
+    link->waiter = *waiter;
+    link->shutdown = shutdown;
+    link->last_activity_us = g_get_monotonic_time();
+    link->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    link->timer_fd = timerfd_create(CLOCK_MONOTONIC,
+                                    TFD_CLOEXEC | TFD_NONBLOCK);
+    if (link->epoll_fd < 0 || link->timer_fd < 0 ||
+        timerfd_settime(link->timer_fd, 0, &tick, NULL) < 0) {
+        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
+                    "creating an epoll or timer descriptor failed: %s",
+                    g_strerror(errno));
+        goto fail;
+    }
+    link->channel = rdma_create_event_channel();
+    if (!link->channel) {
+        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
+                    "no access to the RDMA connection manager: %s (is there "
+                    "an RDMA device, and is the module rdma_ucm loaded?)",
+                    g_strerror(errno));
+        goto fail;
+    }
+    if (fcntl(link->channel->fd, F_SETFL, O_NONBLOCK) < 0) {
+        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
+                    "setting up the CM event channel failed: %s",
+                    g_strerror(errno));
+        goto fail;
+    }
+    if (!watch_fd(link, link->timer_fd, err) ||
+        !watch_fd(link, shutdown->fd, err) ||
+        !watch_fd(link, link->channel->fd, err)) {
+        goto fail;
+    }
+    return link;
+
+fail:
+    rmig_link_free(link);
+    return NULL;
+}
+
+RMigVerbs *rmig_link_verbs(RMigLink *link)
+{
+    return link->verbs;
+}
+
+int rmig_link_fd(const RMigLink *link)
+{
+    return link->epoll_fd;
+}
+
+bool rmig_link_is_up(const RMigLink *link)
+{
+    return link->state == RMIG_LINK_UP && !link->error;
+}
+
+bool rmig_link_failed(const RMigLink *link)
+{
+    return link->error != NULL;
+}
+
+void rmig_link_fail(RMigLink *link, GError *err)
+{
+    if (link->error) {
+        g_error_free(err);
+        return;
+    }
+    g_debug("%s: %s", link->name, err->message);
+    link->error = err;
+}
+
+/* What a CM event that ends a connection or an attempt means to a user */
+static void set_event_error(RMigLink *link, const struct rdma_cm_event *event)
+{
+    const char *name = rdma_event_str(event->event);
+    GError *err;
+
+    switch (event->event) {
+    case RDMA_CM_EVENT_DISCONNECTED:
+        err = g_error_new(RMIG_LINK_ERROR, RMIG_LINK_ERROR_CLOSED,
+                          "the peer closed the connection");
+        break;
+    case RDMA_CM_EVENT_REJECTED:
+        /* InfiniBand's reason 8: nobody listens; 28: the listener refused */
+        err = g_error_new(RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
+                          event->status == 8 ?
+                          "connection refused: nothing listens for RDMA on "
+                          "that port" :
+                          "the peer refused the connection (reason %d)",
+                          event->status);
+        break;
+    case RDMA_CM_EVENT_DEVICE_REMOVAL:
+        err = g_error_new(RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
+                          "the RDMA device was removed");
+        break;
+    default:
+        err = g_error_new(RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
+                          "%s: %s", name, event->status < 0 ?
+                          g_strerror(-event->status) : "no further reason");
+        break;
+    }
+    rmig_link_fail(link, err);
+}
+
+static void handle_cm_event(RMigLink *link, const struct rdma_cm_event *event)
+{
+    const struct rdma_conn_param *conn = &event->param.conn;
+
+    g_debug("%s: CM event %s, status %d", link->name,
+            rdma_event_str(event->event), event->status);
+    switch (event->event) {
+    case RDMA_CM_EVENT_ADDR_RESOLVED:
+        link->state = RMIG_LINK_ADDR_RESOLVED;
+        break;
+    case RDMA_CM_EVENT_ROUTE_RESOLVED:
+        link->state = RMIG_LINK_ROUTE_RESOLVED;
+        break;
+    case RDMA_CM_EVENT_ESTABLISHED:
+        link->state = RMIG_LINK_UP;
+        link->peer_private_bytes = MIN(conn->private_data_len,
+                                       sizeof(link->peer_private));
+        if (link->peer_private_bytes) {
+            memcpy(link->peer_private, conn->private_data,
+                   link->peer_private_bytes);
+        }
+        break;
+    case RDMA_CM_EVENT_TIMEWAIT_EXIT:
+    case RDMA_CM_EVENT_ADDR_CHANGE:
+    case RDMA_CM_EVENT_MULTICAST_JOIN:
+    case RDMA_CM_EVENT_MULTICAST_ERROR:
+        break;
+    case RDMA_CM_EVENT_REJECTED:
+        rmig_link_note_rejection(link, conn->private_data,
+                                 conn->private_data_len);
+        set_event_error(link, event);
+        break;
+    default:
+        set_event_error(link, event);
+        break;
+    }
+}
+
+/* Returns how many events there were */
+static int take_cm_events(RMigLink *link)
+{
+    struct rdma_cm_event *event;
+    int n = 0;
+
+    while (rdma_get_cm_event(link->channel, &event) == 0) {
+        handle_cm_event(link, event);
+        rdma_ack_cm_event(event);
+        n++;
+    }
+    return n;
+}
+
+static void probe_done(RMigWork *work, uint32_t bytes)
+{
+    RMigLink *link = work->owner;
+
+    (void)bytes;
+    link->probing = false;
+}
+
+static void take_tick(RMigLink *link)
+{
+    int64_t now = g_get_monotonic_time();
+    uint64_t ticks;
+    GError *err = NULL;
+
+    if (read(link->timer_fd, &ticks, sizeof(ticks)) < 0) {
+        return;
+    }
+    if (link->state != RMIG_LINK_UP || link->probing ||
+        now - link->last_activity_us < IDLE_US ||
+        rmig_verbs_write_room(link->verbs) == 0) {
+        return;
+    }
+    link->probe.what = "heartbeat";
+    link->probe.done = probe_done;
+    link->probe.owner = link;
+    link->probing = true;
+    if (!rmig_verbs_post_probe(link->verbs, &link->probe, &err)) {
+        rmig_link_fail(link, err);
+    }
+}
+
+/* Handle whatever made the epoll fd readable; returns CM events seen */
+static int take_fds(RMigLink *link)
+{
+    struct epoll_event ev[4];
+    int n = epoll_wait(link->epoll_fd, ev, G_N_ELEMENTS(ev), 0);
+    int seen = 0;
+
+    for (int i = 0; i < n; i++) {
+        if (ev[i].data.fd == link->timer_fd) {
+            take_tick(link);
+        } else if (ev[i].data.fd == link->channel->fd) {
+            seen += take_cm_events(link);
+        } else if (link->verbs &&
+                   ev[i].data.fd == rmig_verbs_fd(link->verbs)) {
+            rmig_verbs_take_events(link->verbs);
+        }
+    }
+    return seen;
+}
+
+/* A fatal error is reported only when nothing that arrived before it is left */
+static int report_failure(RMigLink *link, GError **err)
+{
+    if (err) {
+        *err = g_error_copy(link->error);
+    }
+    return -1;
+}
+
+int rmig_link_poll(RMigLink *link, GError **err)
+{
+    GError *local = NULL;
+    int n = 0;
+
+    if (rmig_shutdown_triggered(link->shutdown) && !link->error) {
+        rmig_link_fail(link, g_error_new(RMIG_LINK_ERROR,
+                                         RMIG_LINK_ERROR_SHUTDOWN,
+                                         "the connection was shut down"));
+    }
+    if (link->verbs && link->qp_made) {
+        n = rmig_verbs_poll(link->verbs, &local);
+    }
+    if (n > 0) {
+        link->last_activity_us = g_get_monotonic_time();
+        return 1;
+    }
+    if (n < 0) {
+        /*
+         * A peer that leaves also flushes or breaks what is posted: the CM's
+         * word on it, if it has one, is the better reason.
+         */
+        take_fds(link);
+        rmig_link_fail(link, local);
+        return report_failure(link, err);
+    }
+    if (take_fds(link) > 0 && !link->error) {
+        return 1;
+    }
+    return link->error ? report_failure(link, err) : 0;
+}
+
+int rmig_link_arm(RMigLink *link, GError **err)
+{
+    GError *local = NULL;
+
+    if (link->verbs && !rmig_verbs_arm(link->verbs, &local)) {
+        rmig_link_fail(link, local);
+        return report_failure(link, err);
+    }
+    return rmig_link_poll(link, err);
+}
+
+bool rmig_link_step(RMigLink *link, int64_t deadline_us, const char *what,
+                    GError **err)
+{
+    int ret = rmig_link_poll(link, err);
+
+    if (ret == 0) {
+        ret = rmig_link_arm(link, err);
+    }
+    if (ret != 0) {
+        return ret > 0;
+    }
+    if (deadline_us && g_get_monotonic_time() >= deadline_us) {
+        rmig_link_fail(link, g_error_new(RMIG_LINK_ERROR,
+                                         RMIG_LINK_ERROR_TIMEOUT,
+                                         "timed out while waiting for %s",
+                                         what));
+        report_failure(link, err);
+        return false;
+    }
+    link->waiter.wait_readable(link->waiter.opaque, link->epoll_fd);
+    return true;
+}
+
+void rmig_link_settle(RMigLink *link, int64_t timeout_ms)
+{
+    int64_t deadline = g_get_monotonic_time() + timeout_ms * 1000;
+    g_autoptr(GError) err = NULL;
+    int64_t left_us;
+
+    if (!link->qp_made) {
+        return;
+    }
+    while (rmig_verbs_sends_in_flight(link->verbs) > 0) {
+        struct pollfd pfd = {
+            .fd = rmig_verbs_fd(link->verbs), .events = POLLIN,
+        };
+
+        rmig_verbs_take_events(link->verbs);
+        if (!rmig_verbs_arm(link->verbs, &err) ||
+            rmig_verbs_poll(link->verbs, &err) < 0) {
+            g_debug("%s: not settled: %s", link->name, err->message);
+            return;
+        }
+        left_us = deadline - g_get_monotonic_time();
+        if (left_us <= 0) {
+            g_debug("%s: not settled in time", link->name);
+            return;
+        }
+        if (rmig_verbs_sends_in_flight(link->verbs) > 0) {
+            poll(&pfd, 1, left_us / 1000 + 1);
+        }
+    }
+}
+
+void rmig_link_revoke(RMigLink *link)
+{
+    if (link->verbs) {
+        rmig_verbs_revoke(link->verbs);
+    }
+}
+
+void rmig_link_disconnect(RMigLink *link)
+{
+    if (link->state == RMIG_LINK_UP && rdma_disconnect(link->id) != 0) {
+        g_debug("%s: disconnecting failed: %s", link->name,
+                g_strerror(errno));
+    }
+    link->state = RMIG_LINK_DOWN;
+    if (link->qp_made) {
+        rmig_verbs_set_qp(link->verbs, NULL);
+        rdma_destroy_qp(link->id);
+        link->qp_made = false;
+    }
+}
+
+void rmig_link_free(RMigLink *link)
+{
+    if (!link) {
+        return;
+    }
+    rmig_link_disconnect(link);
+    rmig_verbs_free(link->verbs);
+    if (link->id) {
+        rdma_destroy_id(link->id);
+    }
+    if (link->channel) {
+        rdma_destroy_event_channel(link->channel);
+    }
+    if (link->timer_fd >= 0) {
+        close(link->timer_fd);
+    }
+    if (link->epoll_fd >= 0) {
+        close(link->epoll_fd);
+    }
+    g_clear_error(&link->error);
+    g_free(link);
+}

@@ -1,0 +1,152 @@
+/*
+ * RDMA migration transport: one connection of the connection manager
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Job: the only caller of librdmacm: resolve, connect, listen, accept, reject,
+ * private data, disconnect, heartbeat.  Owns the one pollable fd of a
+ * connection and is the one place where it is waited on.
+ * Callers: control, conn, dest.
+ * Thread: one at a time per link; rmig_shutdown_trigger() from any.
+ *
+ * Waiting.  An epoll fd gathers the completion channel, the CM event channel,
+ * the shutdown eventfd and a timerfd that ticks once a second.  Every wait is
+ * rmig_link_step(): handle what is there, else sleep on that fd through the
+ * function that the caller supplied.  Deadlines are seen at a tick, so they
+ * are kept to the second.  The same tick posts the heartbeat: a zero-length
+ * RDMA Write after a second without any completion, which any peer's NIC
+ * acknowledges without its software.
+ */
+#ifndef RMIG_LINK_H
+#define RMIG_LINK_H
+
+#include <sys/socket.h>
+
+#include "migration/rdma-transport.h"
+#include "verbs.h"
+#include "wire.h"
+
+/* How long one step of connecting may take */
+#define RMIG_LINK_RESOLVE_MS 5000
+#define RMIG_LINK_CONNECT_MS 10000
+
+typedef struct RMigLink RMigLink;
+typedef struct RMigListener RMigListener;
+
+/*
+ * One for all links of a migration, outlives them: once triggered, every wait
+ * of theirs, now and later, ends at once with RMIG_LINK_ERROR_SHUTDOWN.
+ */
+typedef struct RMigShutdown RMigShutdown;
+RMigShutdown *rmig_shutdown_new(GError **err) G_GNUC_WARN_UNUSED_RESULT;
+void rmig_shutdown_free(RMigShutdown *shutdown);
+void rmig_shutdown_trigger(RMigShutdown *shutdown);
+bool rmig_shutdown_triggered(const RMigShutdown *shutdown);
+
+#define RMIG_LINK_ERROR rmig_link_error_quark()
+GQuark rmig_link_error_quark(void);
+typedef enum RMigLinkErrorCode {
+    RMIG_LINK_ERROR_FAILED,   /* a call or the connection failed */
+    RMIG_LINK_ERROR_CLOSED,   /* the peer closed the connection */
+    RMIG_LINK_ERROR_SHUTDOWN, /* rmig_shutdown_trigger() was called */
+    RMIG_LINK_ERROR_TIMEOUT,
+} RMigLinkErrorCode;
+
+/*
+ * rmig_link_resolve: active side: find the device and make the queue pair
+ * @name: of the connection, for messages; a literal
+ * @waiter: copied
+ *
+ * Returns a link on which receives can be posted, ready for
+ * rmig_link_connect().
+ */
+RMigLink *rmig_link_resolve(const char *name, const RMigWaiter *waiter,
+                            RMigShutdown *shutdown,
+                            const struct sockaddr *addr, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_link_connect: active side
+ * @flags: RMIG_WIRE_FLAG_* to ask for
+ * @answer: the flags that the peer granted: never more than @flags
+ */
+bool rmig_link_connect(RMigLink *link, uint32_t flags, uint32_t *answer,
+                       GError **err) G_GNUC_WARN_UNUSED_RESULT;
+
+RMigListener *rmig_listener_new(const struct sockaddr *addr, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+void rmig_listener_free(RMigListener *listener);
+/* Readable when a connection is asked for; owned by @listener */
+int rmig_listener_fd(const RMigListener *listener);
+/* The port in host byte order that is listened on */
+uint16_t rmig_listener_port(const RMigListener *listener);
+/*
+ * rmig_listener_take: passive side: the next request, if there is one
+ * @flags: what the peer asks for
+ *
+ * Returns NULL without an error when there is none, or with one when it could
+ * not be used (it has been refused then).  The link is like that of
+ * rmig_link_resolve(), ready for rmig_link_accept() or rmig_link_refuse().
+ */
+RMigLink *rmig_listener_take(RMigListener *listener, const char *name,
+                             const RMigWaiter *waiter, RMigShutdown *shutdown,
+                             uint32_t *flags, GError **err) G_GNUC_WARN_UNUSED_RESULT;
+/* @flags: granted */
+bool rmig_link_accept(RMigLink *link, uint32_t flags, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+void rmig_link_refuse(RMigLink *link);
+/* Whether both links come from the same host (the ports may differ) */
+bool rmig_link_same_peer(const RMigLink *a, const RMigLink *b);
+
+RMigVerbs *rmig_link_verbs(RMigLink *link);
+int rmig_link_fd(const RMigLink *link);
+
+/*
+ * rmig_link_poll: handle what is there, without sleeping
+ * Returns 1 if anything happened, 0 if nothing, -1 on a fatal error, which is
+ * kept: every later call fails with it.
+ */
+int rmig_link_poll(RMigLink *link, GError **err) G_GNUC_WARN_UNUSED_RESULT;
+
+/*
+ * rmig_link_step: handle what is there, else sleep until there is something
+ * @deadline_us: of g_get_monotonic_time(), or 0 for none
+ * @what: what is waited for, for the message
+ *
+ * Returns true when the caller should look again whether its condition holds.
+ */
+bool rmig_link_step(RMigLink *link, int64_t deadline_us, const char *what,
+                    GError **err) G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_link_arm: make sure that rmig_link_fd() becomes readable at the next
+ * event; for callers that wait on it themselves.  Returns like
+ * rmig_link_poll(): if not 0, look again instead of waiting.
+ */
+int rmig_link_arm(RMigLink *link, GError **err) G_GNUC_WARN_UNUSED_RESULT;
+
+/* Whether nothing fatal happened so far and the connection is established */
+bool rmig_link_is_up(const RMigLink *link);
+/* Keep @err as the link's fatal error if there is none yet; consumes @err */
+void rmig_link_fail(RMigLink *link, GError *err);
+/* Whether a fatal error has been kept */
+bool rmig_link_failed(const RMigLink *link);
+
+/*
+ * rmig_link_settle: wait until everything posted has been acknowledged, at
+ * most @timeout_ms
+ *
+ * For the end of a connection, whatever ended it: it does not look at the kept
+ * error nor at a shutdown, and is the one wait that is not rmig_link_step().
+ */
+void rmig_link_settle(RMigLink *link, int64_t timeout_ms);
+/* The queue pair leaves RTS: the peer cannot write here any more */
+void rmig_link_revoke(RMigLink *link);
+/*
+ * rmig_link_disconnect: leave, and destroy the queue pair
+ *
+ * Nothing can be posted after it and no buffer is in use; memory regions are
+ * unregistered between it and rmig_link_free().
+ */
+void rmig_link_disconnect(RMigLink *link);
+void rmig_link_free(RMigLink *link);
+
+#endif

@@ -1,0 +1,458 @@
+/*
+ * RDMA migration transport: the source of a migration
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Job: rmig_source_*() of migration/rdma-transport.h: connecting, the RAM
+ * block exchange, a round of pages, its end.
+ * Callers: the face.
+ * Thread: one at a time; connecting and migrating are different threads in
+ * QEMU, one after the other.
+ *
+ * A page takes one of two ways.  A zero page joins a zero run, and finished
+ * runs queue up to be sent as COMPRESS whenever the destination has said
+ * READY, so that they never hold up the writes; a long queue or the end of
+ * the round waits for them.  Any other page goes to the writer, after its
+ * chunk has been registered on both sides at the same time.
+ *
+ * docs/rdma.txt, "Setup", "Rounds" and "Zero pages".
+ */
+#include <string.h>
+
+#include "conn.h"
+#include "mr.h"
+#include "writer.h"
+
+/* Zero runs that may wait for a READY before we wait for it */
+#define ZERO_RUNS_MAX 1024
+/* Pages between two looks at whether a READY has come for waiting zero runs */
+#define PUMP_PAGES 32
+/* Pinning is slow on some systems: seconds more to wait for each GiB */
+#define PIN_MS_PER_GIB 10000
+
+typedef struct RMigZeroRun {
+    const RMigBlock *block;
+    uint64_t offset;
+    uint64_t bytes;
+} RMigZeroRun;
+
+struct RMigSource {
+    RMigSourceConfig config;
+    RMigShutdown *shutdown;
+    RMigConn main;
+    RMigConn back;
+    bool pins_all; /* granted */
+    RMigBlocks blocks;
+    bool exchanged;
+    RMigMrTable local;
+    uint32_t **rkeys; /* [block][chunk], 0: not registered over there */
+    RMigWriter writer;
+    RMigZeroRun zero_run;  /* being merged; bytes 0: none */
+    GQueue zero_queue;     /* of RMigZeroRun, owned */
+    unsigned pages_since_pump;
+    const RMigBlock *last_block;
+    uint64_t zero_runs_sent;
+};
+
+RMigSource *rmig_source_new(const RMigSourceConfig *config, GError **err)
+{
+    RMigSource *s = g_new0(RMigSource, 1);
+
+    s->config = *config;
+    rmig_blocks_init(&s->blocks);
+    g_queue_init(&s->zero_queue);
+    s->shutdown = rmig_shutdown_new(err);
+    if (!s->shutdown) {
+        rmig_source_free(s);
+        return NULL;
+    }
+    return s;
+}
+
+static bool connect_one(RMigSource *s, RMigConn *conn, const char *name,
+                        const struct sockaddr *addr, uint32_t flags,
+                        uint32_t *granted, GError **err)
+{
+    RMigLink *link = rmig_link_resolve(name, &s->config.waiter, s->shutdown,
+                                       addr, err);
+
+    if (!link || !rmig_conn_init(conn, link, conn == &s->main, err)) {
+        return false;
+    }
+    if (!rmig_link_connect(link, flags, granted, err)) {
+        rmig_conn_cleanup(conn);
+        return false;
+    }
+    return true;
+}
+
+bool rmig_source_connect(RMigSource *s, const struct sockaddr *addr,
+                         GError **err)
+{
+    uint32_t flags = s->config.pin_all ? RMIG_WIRE_FLAG_PIN_ALL : 0;
+    uint32_t granted;
+
+    if (!connect_one(s, &s->main, "main connection", addr, flags, &granted,
+                     err)) {
+        return false;
+    }
+    s->pins_all = granted & RMIG_WIRE_FLAG_PIN_ALL;
+    if (s->config.return_path &&
+        !connect_one(s, &s->back, "return path", addr, flags, &granted,
+                     err)) {
+        g_prefix_error(err, "opening the return path: ");
+        rmig_conn_cleanup(&s->main);
+        return false;
+    }
+    return true;
+}
+
+bool rmig_source_pins_all(const RMigSource *s)
+{
+    return s->pins_all;
+}
+
+RMigStream *rmig_source_stream(RMigSource *s)
+{
+    return &s->main.stream;
+}
+
+RMigStream *rmig_source_return_stream(RMigSource *s)
+{
+    return s->back.link ? &s->back.stream : NULL;
+}
+
+bool rmig_source_add_block(RMigSource *s, const char *name, void *host,
+                           uint64_t offset, uint64_t length, GError **err)
+{
+    g_assert(!s->exchanged);
+    return rmig_blocks_add(&s->blocks, name, host, offset, length, err);
+}
+
+static void init_tables(RMigSource *s)
+{
+    uint32_t n = rmig_blocks_count(&s->blocks);
+
+    rmig_mr_table_init(&s->local, rmig_link_verbs(s->main.link), &s->blocks,
+                       false);
+    rmig_writer_init(&s->writer, rmig_link_verbs(s->main.link));
+    s->rkeys = g_new0(uint32_t *, n);
+    for (uint32_t i = 0; i < n; i++) {
+        s->rkeys[i] = g_new0(uint32_t,
+                             rmig_block_chunks(rmig_blocks_get(&s->blocks,
+                                                               i)));
+    }
+    s->exchanged = true;
+}
+
+static bool command(RMigSource *s, RMigWireType type, uint32_t len,
+                    uint32_t repeat, GError **err)
+{
+    if (!rmig_stream_is_empty(&s->main.stream) &&
+        !rmig_stream_flush(&s->main.stream, err)) {
+        return false;
+    }
+    return rmig_control_command(s->main.control, type, len, repeat, err);
+}
+
+bool rmig_source_exchange(RMigSource *s, GError **err)
+{
+    int64_t timeout_ms = RMIG_CONTROL_TIMEOUT_MS;
+    RMigWireMessage msg;
+
+    g_assert(!s->exchanged);
+    init_tables(s);
+    if (!command(s, RMIG_WIRE_RAM_BLOCKS_REQUEST, 0, 1, err)) {
+        return false;
+    }
+    if (s->pins_all) {
+        /* Both sides register now, each its own */
+        if (!rmig_mr_table_register_all(&s->local, err)) {
+            g_prefix_error(err, "pinning all guest memory: ");
+            return false;
+        }
+        timeout_ms += (s->blocks.total_bytes >> 30) * PIN_MS_PER_GIB;
+    }
+    return rmig_control_wait_answer(s->main.control, timeout_ms, &msg, err) &&
+           rmig_blocks_set_remote(&s->blocks, &msg, s->pins_all, err) &&
+           rmig_control_release(s->main.control, err);
+}
+
+/* Registers @chunk of @block on both sides at the same time */
+static RMigMr *register_chunk(RMigSource *s, const RMigBlock *block,
+                              uint64_t chunk, GError **err)
+{
+    RMigControl *control = s->main.control;
+    RMigWireRegister reg = {
+        .key = block->remote_offset + (chunk << RMIG_CHUNK_SHIFT),
+        .block = block->index,
+    };
+    uint8_t *data = rmig_control_buffer(control, err);
+    RMigWireResult result;
+    RMigWireMessage msg;
+    RMigMr *mr;
+
+    if (!data) {
+        return NULL;
+    }
+    rmig_wire_register_pack(data, &reg);
+    if (!command(s, RMIG_WIRE_REGISTER_REQUEST, RMIG_WIRE_REGISTER_BYTES, 1,
+                 err)) {
+        return NULL;
+    }
+    mr = rmig_mr_table_register(&s->local, block, chunk, 1, err);
+    if (!mr || !rmig_control_wait_answer(control, RMIG_CONTROL_TIMEOUT_MS,
+                                         &msg, err)) {
+        return NULL;
+    }
+    rmig_wire_result_unpack(&msg, 0, &result);
+    if (!rmig_control_release(control, err)) {
+        return NULL;
+    }
+    if (result.host_addr != block->remote_host || result.rkey == 0) {
+        g_set_error(err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PROTOCOL,
+                    "the destination answered the registration of RAM block "
+                    "%s, chunk %" G_GUINT64_FORMAT " with rkey 0x%x and a "
+                    "block address that is%s the announced one", block->name,
+                    (guint64)chunk, result.rkey,
+                    result.host_addr == block->remote_host ? "" : " not");
+        return NULL;
+    }
+    s->rkeys[block->index][chunk] = result.rkey;
+    return mr;
+}
+
+/* The keys for @chunk, from a registration if need be */
+static RMigMr *chunk_keys(RMigSource *s, const RMigBlock *block,
+                          uint64_t chunk, uint32_t *rkey, GError **err)
+{
+    RMigMr *mr = rmig_mr_table_find(&s->local, block, chunk);
+
+    if (s->pins_all) {
+        *rkey = block->remote_rkey;
+        return mr;
+    }
+    if (!mr) {
+        mr = register_chunk(s, block, chunk, err);
+    }
+    *rkey = s->rkeys[block->index][chunk];
+    return mr;
+}
+
+static bool wait_for_room(RMigSource *s, GError **err)
+{
+    while (!rmig_writer_has_room(&s->writer)) {
+        int64_t deadline = g_get_monotonic_time() +
+                           RMIG_CONTROL_TIMEOUT_MS * INT64_C(1000);
+
+        if (!rmig_link_step(s->main.link, deadline,
+                            "room in the send queue", err)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool send_zero_run(RMigSource *s, GError **err)
+{
+    g_autofree RMigZeroRun *run = g_queue_pop_head(&s->zero_queue);
+    RMigWireZeroRun record = {
+        .block = run->block->index,
+        .offset = run->block->remote_offset + run->offset,
+        .length = run->bytes,
+    };
+    uint8_t *data = rmig_control_buffer(s->main.control, err);
+
+    if (!data) {
+        return false;
+    }
+    rmig_wire_zero_run_pack(data, &record);
+    s->zero_runs_sent++;
+    return command(s, RMIG_WIRE_COMPRESS, RMIG_WIRE_ZERO_RUN_BYTES, 1, err);
+}
+
+/* Send zero runs as long as the destination is ready for them */
+static bool pump_zero_runs(RMigSource *s, GError **err)
+{
+    if (g_queue_is_empty(&s->zero_queue)) {
+        return true;
+    }
+    if (rmig_link_poll(s->main.link, err) < 0) {
+        return false;
+    }
+    while (!g_queue_is_empty(&s->zero_queue) &&
+           rmig_control_may_command(s->main.control)) {
+        if (!send_zero_run(s, err) ||
+            rmig_link_poll(s->main.link, err) < 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The run that is being merged is complete */
+static void queue_zero_run(RMigSource *s)
+{
+    if (s->zero_run.bytes > 0) {
+        g_queue_push_tail(&s->zero_queue,
+                          g_memdup2(&s->zero_run, sizeof(s->zero_run)));
+        s->zero_run.bytes = 0;
+    }
+}
+
+static bool add_zero(RMigSource *s, const RMigBlock *block, uint64_t offset,
+                     uint64_t len, GError **err)
+{
+    RMigZeroRun *run = &s->zero_run;
+
+    if (run->bytes > 0 && run->block == block &&
+        run->offset + run->bytes == offset) {
+        run->bytes += len;
+        return true;
+    }
+    queue_zero_run(s);
+    *run = (RMigZeroRun) { .block = block, .offset = offset, .bytes = len };
+    while (g_queue_get_length(&s->zero_queue) >= ZERO_RUNS_MAX) {
+        if (!send_zero_run(s, err)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool add_data(RMigSource *s, const RMigBlock *block, uint64_t offset,
+                     uint64_t len, GError **err)
+{
+    while (len > 0) {
+        uint64_t chunk = rmig_block_chunk_of(offset);
+        uint64_t part = MIN(len, ((chunk + 1) << RMIG_CHUNK_SHIFT) - offset);
+        uint32_t rkey;
+        RMigMr *mr = chunk_keys(s, block, chunk, &rkey, err);
+
+        if (!mr || !wait_for_room(s, err) ||
+            !rmig_writer_add(&s->writer, block, offset, part, mr, rkey,
+                             err)) {
+            return false;
+        }
+        offset += part;
+        len -= part;
+    }
+    return true;
+}
+
+static const RMigBlock *find_block(RMigSource *s, uint64_t block_offset,
+                                   uint64_t offset, uint64_t len,
+                                   GError **err)
+{
+    if (!s->last_block || s->last_block->offset != block_offset) {
+        s->last_block = rmig_blocks_by_offset(&s->blocks, block_offset);
+    }
+    if (!s->last_block || !rmig_block_contains(s->last_block, offset, len)) {
+        g_set_error(err, RMIG_BLOCKS_ERROR, 0,
+                    "a page at 0x%" G_GINT64_MODIFIER "x of the RAM block at "
+                    "0x%" G_GINT64_MODIFIER "x was not announced to the "
+                    "destination (was memory plugged or resized during the "
+                    "migration?)", (guint64)offset, (guint64)block_offset);
+        s->last_block = NULL;
+        return NULL;
+    }
+    return s->last_block;
+}
+
+RMigPage rmig_source_page(RMigSource *s, uint64_t block_offset,
+                          uint64_t offset, uint64_t len, GError **err)
+{
+    const RMigBlock *block = find_block(s, block_offset, offset, len, err);
+
+    if (!block) {
+        return RMIG_PAGE_FAILED;
+    }
+    if (++s->pages_since_pump >= PUMP_PAGES) {
+        s->pages_since_pump = 0;
+        if (!pump_zero_runs(s, err)) {
+            return RMIG_PAGE_FAILED;
+        }
+        if (rmig_shutdown_triggered(s->shutdown) &&
+            rmig_link_poll(s->main.link, err) < 0) {
+            return RMIG_PAGE_FAILED;
+        }
+    }
+    if (s->config.is_zero && s->config.is_zero(block->host + offset, len)) {
+        return add_zero(s, block, offset, len, err) ? RMIG_PAGE_ZERO :
+                                                      RMIG_PAGE_FAILED;
+    }
+    return add_data(s, block, offset, len, err) ? RMIG_PAGE_DATA :
+                                                  RMIG_PAGE_FAILED;
+}
+
+bool rmig_source_finish(RMigSource *s, GError **err)
+{
+    if (!wait_for_room(s, err) || !rmig_writer_flush(&s->writer, err)) {
+        return false;
+    }
+    queue_zero_run(s);
+    while (!g_queue_is_empty(&s->zero_queue)) {
+        if (!send_zero_run(s, err)) {
+            return false;
+        }
+    }
+    while (!rmig_writer_is_idle(&s->writer)) {
+        int64_t deadline = g_get_monotonic_time() +
+                           RMIG_CONTROL_TIMEOUT_MS * INT64_C(1000);
+
+        if (!rmig_link_step(s->main.link, deadline,
+                            "RDMA Writes to complete", err)) {
+            return false;
+        }
+    }
+    return command(s, RMIG_WIRE_REGISTER_FINISHED, 0, 1, err);
+}
+
+void rmig_source_counters(const RMigSource *s, RMigCounters *counters)
+{
+    memset(counters, 0, sizeof(*counters));
+    counters->write_bytes = s->writer.bytes;
+    counters->writes = s->writer.writes;
+    counters->zero_runs = s->zero_runs_sent;
+    counters->chunks_registered = s->local.chunks_registered;
+    if (s->main.control) {
+        counters->control_bytes = rmig_control_sent_bytes(s->main.control);
+        counters->control_messages =
+            rmig_control_sent_messages(s->main.control);
+    }
+}
+
+void rmig_source_shutdown(RMigSource *s)
+{
+    rmig_shutdown_trigger(s->shutdown);
+}
+
+void rmig_source_close(RMigSource *s, bool failed)
+{
+    rmig_conn_disconnect(&s->back, failed);
+    rmig_conn_disconnect(&s->main, failed);
+    /* The queue pairs are gone: nothing uses the memory any more */
+    if (s->exchanged) {
+        rmig_writer_cleanup(&s->writer);
+        rmig_mr_table_cleanup(&s->local);
+        for (uint32_t i = 0; i < rmig_blocks_count(&s->blocks); i++) {
+            g_free(s->rkeys[i]);
+        }
+        g_clear_pointer(&s->rkeys, g_free);
+        s->exchanged = false;
+    }
+    rmig_conn_cleanup(&s->back);
+    rmig_conn_cleanup(&s->main);
+}
+
+void rmig_source_free(RMigSource *s)
+{
+    if (!s) {
+        return;
+    }
+    rmig_source_close(s, false);
+    rmig_blocks_cleanup(&s->blocks);
+    g_queue_clear_full(&s->zero_queue, g_free);
+    rmig_shutdown_free(s->shutdown);
+    g_free(s);
+}

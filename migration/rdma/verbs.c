@@ -1,0 +1,413 @@
+/*
+ * RDMA migration transport: verbs objects of one queue pair
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * See verbs.h for the job, the callers and the send-queue arithmetic.
+ *
+ * Owned here: the PD, the completion channel and queue.  The queue pair is the
+ * link's, as librdmacm creates and destroys it with its cm_id.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "verbs-priv.h"
+
+struct RMigVerbs {
+    struct ibv_context *device;
+    struct ibv_pd *pd;
+    struct ibv_comp_channel *channel;
+    struct ibv_cq *cq;
+    struct ibv_qp *qp;
+    unsigned send_slots;  /* of the send queue as created */
+    unsigned send_used;   /* posted, slots not yet given back */
+    unsigned unsignalled; /* of those, not covered by a signalled one */
+    unsigned unacked_events;
+};
+
+struct RMigMr {
+    struct ibv_mr *mr;
+};
+
+/* Written by registering threads, read by statistics */
+static _Atomic uint64_t pinned_bytes;
+
+G_DEFINE_QUARK(rmig-verbs-error-quark, rmig_verbs_error)
+
+G_GNUC_PRINTF(3, 4)
+static void set_errno_error(GError **err, int errnum, const char *fmt, ...)
+{
+    g_autofree char *what = NULL;
+    va_list ap;
+
+    va_start(ap, fmt);
+    what = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    g_set_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED, "%s: %s", what,
+                g_strerror(errnum));
+}
+
+/* Send-queue slots to ask for: what we want, or what the device can give */
+static unsigned choose_send_slots(struct ibv_context *device)
+{
+    unsigned want = RMIG_VERBS_SLOTS_WRITE + RMIG_VERBS_SLOTS_RESERVED;
+    struct ibv_device_attr attr;
+
+    if (ibv_query_device(device, &attr) == 0) {
+        want = MIN(want, (unsigned)attr.max_qp_wr);
+        want = MIN(want, (unsigned)attr.max_cqe - RMIG_VERBS_RECVS);
+    }
+    return want;
+}
+
+RMigVerbs *rmig_verbs_new(struct ibv_context *device, GError **err)
+{
+    RMigVerbs *v = g_new0(RMigVerbs, 1);
+    const char *name = ibv_get_device_name(device->device);
+    int flags;
+
+    v->device = device;
+    v->send_slots = choose_send_slots(device);
+    v->pd = ibv_alloc_pd(device);
+    if (!v->pd) {
+        set_errno_error(err, errno,
+                        "allocating a protection domain on %s failed", name);
+        goto fail;
+    }
+    v->channel = ibv_create_comp_channel(device);
+    if (!v->channel) {
+        set_errno_error(err, errno,
+                        "creating a completion channel on %s failed", name);
+        goto fail;
+    }
+    flags = fcntl(v->channel->fd, F_GETFL);
+    if (flags < 0 || fcntl(v->channel->fd, F_SETFL, flags | O_NONBLOCK) < 0) {
+        set_errno_error(err, errno,
+                        "setting up the completion channel of %s failed", name);
+        goto fail;
+    }
+    v->cq = ibv_create_cq(device, v->send_slots + RMIG_VERBS_RECVS, NULL,
+                          v->channel, 0);
+    if (!v->cq) {
+        set_errno_error(err, errno,
+                        "creating a completion queue of %u entries on %s "
+                        "failed", v->send_slots + RMIG_VERBS_RECVS, name);
+        goto fail;
+    }
+    return v;
+
+fail:
+    rmig_verbs_free(v);
+    return NULL;
+}
+
+void rmig_verbs_qp_attr(RMigVerbs *v, struct ibv_qp_init_attr *attr)
+{
+    memset(attr, 0, sizeof(*attr));
+    attr->qp_type = IBV_QPT_RC;
+    attr->send_cq = v->cq;
+    attr->recv_cq = v->cq;
+    attr->sq_sig_all = 0;
+    attr->cap.max_send_wr = v->send_slots;
+    attr->cap.max_recv_wr = RMIG_VERBS_RECVS;
+    attr->cap.max_send_sge = 1;
+    attr->cap.max_recv_sge = 1;
+}
+
+struct ibv_pd *rmig_verbs_pd(RMigVerbs *v)
+{
+    return v->pd;
+}
+
+void rmig_verbs_set_qp(RMigVerbs *v, struct ibv_qp *qp)
+{
+    v->qp = qp;
+}
+
+void rmig_verbs_revoke(RMigVerbs *v)
+{
+    struct ibv_qp_attr attr = { .qp_state = IBV_QPS_ERR };
+
+    /* Its only failure is a queue pair that is already beyond use */
+    if (v->qp && ibv_modify_qp(v->qp, &attr, IBV_QP_STATE) != 0) {
+        g_debug("the queue pair could not be moved to ERR: %s",
+                g_strerror(errno));
+    }
+}
+
+void rmig_verbs_free(RMigVerbs *v)
+{
+    if (!v) {
+        return;
+    }
+    g_assert(!v->qp);
+    if (v->cq) {
+        ibv_ack_cq_events(v->cq, v->unacked_events);
+        ibv_destroy_cq(v->cq);
+    }
+    if (v->channel) {
+        ibv_destroy_comp_channel(v->channel);
+    }
+    if (v->pd && ibv_dealloc_pd(v->pd) != 0) {
+        g_warning("a protection domain was left behind: memory regions of it "
+                  "are still registered");
+    }
+    g_free(v);
+}
+
+/* What a user can do about it, when pinning hit the memory-lock limit */
+static char *memlock_hint(int errnum)
+{
+    struct rlimit limit;
+
+    if ((errnum != ENOMEM && errnum != EAGAIN && errnum != EPERM) ||
+        getrlimit(RLIMIT_MEMLOCK, &limit) != 0 ||
+        limit.rlim_cur == RLIM_INFINITY) {
+        return g_strdup("");
+    }
+    return g_strdup_printf(" (the memory-lock limit of this process is %"
+                           G_GUINT64_FORMAT " KiB; raise it with ulimit -l, "
+                           "systemd's LimitMEMLOCK= or libvirt's "
+                           "<hard_limit>)", (guint64)limit.rlim_cur / 1024);
+}
+
+RMigMr *rmig_mr_register(RMigVerbs *v, void *addr, uint64_t bytes,
+                         bool remote_write, GError **err)
+{
+    int access = IBV_ACCESS_LOCAL_WRITE;
+    struct ibv_mr *mr;
+    RMigMr *self;
+
+    if (remote_write) {
+        access |= IBV_ACCESS_REMOTE_WRITE;
+    }
+    mr = ibv_reg_mr(v->pd, addr, bytes, access);
+    if (!mr && !remote_write && (errno == EFAULT || errno == EACCES)) {
+        /* Read-only memory (a ROM) can still be sent from */
+        mr = ibv_reg_mr(v->pd, addr, bytes, 0);
+    }
+    if (!mr) {
+        int errnum = errno;
+        g_autofree char *hint = memlock_hint(errnum);
+
+        g_set_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED,
+                    "registering %" G_GUINT64_FORMAT " bytes of memory with "
+                    "%s failed: %s%s", (guint64)bytes,
+                    ibv_get_device_name(v->device->device),
+                    g_strerror(errnum), hint);
+        return NULL;
+    }
+    self = g_new0(RMigMr, 1);
+    self->mr = mr;
+    pinned_bytes += bytes;
+    return self;
+}
+
+void rmig_mr_unregister(RMigMr *mr)
+{
+    if (!mr) {
+        return;
+    }
+    pinned_bytes -= mr->mr->length;
+    if (ibv_dereg_mr(mr->mr) != 0) {
+        g_warning("unregistering a memory region failed: %s",
+                  g_strerror(errno));
+    }
+    g_free(mr);
+}
+
+uint32_t rmig_mr_rkey(const RMigMr *mr)
+{
+    return mr->mr->rkey;
+}
+
+uint64_t rmig_mr_bytes(const RMigMr *mr)
+{
+    return mr->mr->length;
+}
+
+uint64_t rmig_mr_pinned_bytes(void)
+{
+    return pinned_bytes;
+}
+
+/* Account first, post, and take the account back if the post is refused */
+static bool post_to_send_queue(RMigVerbs *v, struct ibv_send_wr *wr,
+                               RMigWork *work, GError **err)
+{
+    bool signalled = wr->send_flags & IBV_SEND_SIGNALED;
+    unsigned before = v->unsignalled;
+    struct ibv_send_wr *bad;
+    int ret;
+
+    g_assert(v->qp && v->send_used < v->send_slots);
+    v->send_used++;
+    v->unsignalled++;
+    if (signalled) {
+        work->slots = v->unsignalled;
+        v->unsignalled = 0;
+    }
+    wr->wr_id = (uintptr_t)work;
+    ret = ibv_post_send(v->qp, wr, &bad);
+    if (ret != 0) {
+        v->send_used--;
+        v->unsignalled = before;
+        set_errno_error(err, ret, "posting a %s failed", work->what);
+        return false;
+    }
+    return true;
+}
+
+bool rmig_verbs_post_send(RMigVerbs *v, RMigWork *work, RMigMr *mr,
+                          const void *addr, uint32_t bytes, GError **err)
+{
+    struct ibv_sge sge = {
+        .addr = (uintptr_t)addr, .length = bytes, .lkey = mr->mr->lkey,
+    };
+    struct ibv_send_wr wr = {
+        .sg_list = &sge, .num_sge = 1,
+        .opcode = IBV_WR_SEND, .send_flags = IBV_SEND_SIGNALED,
+    };
+
+    return post_to_send_queue(v, &wr, work, err);
+}
+
+bool rmig_verbs_post_write(RMigVerbs *v, RMigWork *work, bool signalled,
+                           RMigMr *mr, const void *addr, uint32_t bytes,
+                           uint64_t remote_addr, uint32_t rkey, GError **err)
+{
+    struct ibv_sge sge = {
+        .addr = (uintptr_t)addr, .length = bytes, .lkey = mr->mr->lkey,
+    };
+    struct ibv_send_wr wr = {
+        .sg_list = &sge, .num_sge = 1,
+        .opcode = IBV_WR_RDMA_WRITE,
+        .send_flags = signalled ? IBV_SEND_SIGNALED : 0,
+        .wr.rdma = { .remote_addr = remote_addr, .rkey = rkey },
+    };
+
+    return post_to_send_queue(v, &wr, work, err);
+}
+
+bool rmig_verbs_post_probe(RMigVerbs *v, RMigWork *work, GError **err)
+{
+    struct ibv_send_wr wr = {
+        .opcode = IBV_WR_RDMA_WRITE, .send_flags = IBV_SEND_SIGNALED,
+    };
+
+    return post_to_send_queue(v, &wr, work, err);
+}
+
+bool rmig_verbs_post_recv(RMigVerbs *v, RMigWork *work, RMigMr *mr,
+                          void *addr, uint32_t bytes, GError **err)
+{
+    struct ibv_sge sge = {
+        .addr = (uintptr_t)addr, .length = bytes, .lkey = mr->mr->lkey,
+    };
+    struct ibv_recv_wr wr = {
+        .wr_id = (uintptr_t)work, .sg_list = &sge, .num_sge = 1,
+    };
+    struct ibv_recv_wr *bad;
+    int ret;
+
+    work->slots = 0;
+    ret = ibv_post_recv(v->qp, &wr, &bad);
+    if (ret != 0) {
+        set_errno_error(err, ret, "posting a %s failed", work->what);
+        return false;
+    }
+    return true;
+}
+
+unsigned rmig_verbs_write_room(const RMigVerbs *v)
+{
+    unsigned limit = v->send_slots - RMIG_VERBS_SLOTS_RESERVED;
+
+    return v->send_used < limit ? limit - v->send_used : 0;
+}
+
+unsigned rmig_verbs_sends_in_flight(const RMigVerbs *v)
+{
+    return v->send_used;
+}
+
+/* On an error only wr_id, status and vendor error of @wc are meaningful */
+static bool handle_completion(RMigVerbs *v, const struct ibv_wc *wc,
+                              GError **err)
+{
+    RMigWork *work = (RMigWork *)(uintptr_t)wc->wr_id;
+
+    if (wc->status != IBV_WC_SUCCESS) {
+        g_autofree char *about = work->describe ? work->describe(work) : NULL;
+
+        g_set_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_COMPLETION,
+                    "%s%s%s failed: %s (vendor error 0x%x)", work->what,
+                    about ? " " : "", about ? about : "",
+                    ibv_wc_status_str(wc->status), wc->vendor_err);
+        return false;
+    }
+    v->send_used -= work->slots;
+    work->slots = 0;
+    work->done(work, wc->byte_len);
+    return true;
+}
+
+int rmig_verbs_poll(RMigVerbs *v, GError **err)
+{
+    struct ibv_wc wc[16];
+    int total = 0;
+    int n;
+
+    do {
+        n = ibv_poll_cq(v->cq, G_N_ELEMENTS(wc), wc);
+        if (n < 0) {
+            set_errno_error(err, errno, "polling the completion queue failed");
+            return -1;
+        }
+        for (int i = 0; i < n; i++) {
+            if (!handle_completion(v, &wc[i], err)) {
+                return -1;
+            }
+        }
+        total += n;
+    } while (n == G_N_ELEMENTS(wc));
+    return total;
+}
+
+bool rmig_verbs_arm(RMigVerbs *v, GError **err)
+{
+    int ret = ibv_req_notify_cq(v->cq, 0);
+
+    if (ret != 0) {
+        set_errno_error(err, ret, "arming the completion queue failed");
+        return false;
+    }
+    return true;
+}
+
+void rmig_verbs_take_events(RMigVerbs *v)
+{
+    struct ibv_cq *cq;
+    void *context;
+
+    while (ibv_get_cq_event(v->channel, &cq, &context) == 0) {
+        v->unacked_events++;
+    }
+    /* Acknowledging takes a lock; do it in bulk */
+    if (v->unacked_events >= 256) {
+        ibv_ack_cq_events(v->cq, v->unacked_events);
+        v->unacked_events = 0;
+    }
+}
+
+int rmig_verbs_fd(const RMigVerbs *v)
+{
+    return v->channel->fd;
+}
+
+const char *rmig_verbs_device(const RMigVerbs *v)
+{
+    return ibv_get_device_name(v->device->device);
+}
