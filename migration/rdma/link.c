@@ -277,7 +277,7 @@ static void take_tick(RMigLink *link)
     }
 }
 
-/* Handle whatever made the epoll fd readable; returns CM events seen */
+/* Handle whatever made the epoll fd readable; returns events that matter */
 static int take_fds(RMigLink *link)
 {
     struct epoll_event ev[4];
@@ -292,12 +292,13 @@ static int take_fds(RMigLink *link)
         } else if (link->verbs &&
                    ev[i].data.fd == rmig_verbs_fd(link->verbs)) {
             rmig_verbs_take_events(link->verbs);
+            /* Its completion may be younger than our look at the queue */
+            seen++;
         }
     }
     return seen;
 }
 
-/* A fatal error is reported only when nothing that arrived before it is left */
 static int report_failure(RMigLink *link, GError **err)
 {
     if (err) {
@@ -308,6 +309,7 @@ static int report_failure(RMigLink *link, GError **err)
 
 int rmig_link_poll(RMigLink *link, GError **err)
 {
+    bool had_failed = link->error != NULL;
     GError *local = NULL;
     int n = 0;
 
@@ -323,19 +325,24 @@ int rmig_link_poll(RMigLink *link, GError **err)
         link->last_activity_us = g_get_monotonic_time();
         return 1;
     }
-    if (n < 0) {
-        /*
-         * A peer that leaves also flushes or breaks what is posted: the CM's
-         * word on it, if it has one, is the better reason.
-         */
-        take_fds(link);
-        rmig_link_fail(link, local);
-        return report_failure(link, err);
-    }
+    /*
+     * A peer that leaves also flushes or breaks what is posted: the CM's word
+     * on it, if it has one, is the better reason.
+     */
     if (take_fds(link) > 0 && !link->error) {
-        return 1;
+        n = 1;
     }
-    return link->error ? report_failure(link, err) : 0;
+    if (local) {
+        rmig_link_fail(link, local);
+    }
+    if (!link->error) {
+        return n > 0;
+    }
+    /*
+     * The peer's last message may have come between the look at the queue and
+     * the bad news, so the call that finds an error only says "look again".
+     */
+    return had_failed ? report_failure(link, err) : 1;
 }
 
 int rmig_link_arm(RMigLink *link, GError **err)

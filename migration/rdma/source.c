@@ -145,14 +145,19 @@ static void init_tables(RMigSource *s)
     s->exchanged = true;
 }
 
+/* Room for a command's data; the stream gathers its bytes in the same place */
+static uint8_t *compose(RMigSource *s, GError **err)
+{
+    return rmig_stream_flush(&s->main.stream, err) ?
+           rmig_control_buffer(s->main.control, err) : NULL;
+}
+
+/* @len bytes of data, in the buffer of compose() */
 static bool command(RMigSource *s, RMigWireType type, uint32_t len,
                     uint32_t repeat, GError **err)
 {
-    if (!rmig_stream_is_empty(&s->main.stream) &&
-        !rmig_stream_flush(&s->main.stream, err)) {
-        return false;
-    }
-    return rmig_control_command(s->main.control, type, len, repeat, err);
+    return rmig_stream_flush(&s->main.stream, err) &&
+           rmig_control_command(s->main.control, type, len, repeat, err);
 }
 
 bool rmig_source_exchange(RMigSource *s, GError **err)
@@ -187,7 +192,7 @@ static RMigMr *register_chunk(RMigSource *s, const RMigBlock *block,
         .key = block->remote_offset + (chunk << RMIG_CHUNK_SHIFT),
         .block = block->index,
     };
-    uint8_t *data = rmig_control_buffer(control, err);
+    uint8_t *data = compose(s, err);
     RMigWireResult result;
     RMigWireMessage msg;
     RMigMr *mr;
@@ -261,7 +266,7 @@ static bool send_zero_run(RMigSource *s, GError **err)
         .offset = run->block->remote_offset + run->offset,
         .length = run->bytes,
     };
-    uint8_t *data = rmig_control_buffer(s->main.control, err);
+    uint8_t *data = compose(s, err);
 
     if (!data) {
         return false;
