@@ -38,9 +38,16 @@ class ProgressLine:
         if self._terminal:
             self._out.write("\r" + line[:WIDTH].ljust(WIDTH))
         elif time.monotonic() - self._printed_at >= self._plain_seconds:
-            self._out.write(line + "\n")
+            self._out.write(line[:WIDTH] + "\n")
             self._printed_at = time.monotonic()
             self._last = ""
+        self._out.flush()
+
+    def clear(self) -> None:
+        """Take the line away: what it showed is over and well."""
+        if self._terminal:
+            self._out.write("\r" + " " * WIDTH + "\r")
+        self._last = ""
         self._out.flush()
 
     def end(self) -> None:
@@ -48,6 +55,6 @@ class ProgressLine:
         if self._terminal:
             self._out.write("\n")
         elif self._last:
-            self._out.write(self._last + "\n")
+            self._out.write(self._last[:WIDTH] + "\n")
         self._last = ""
         self._out.flush()

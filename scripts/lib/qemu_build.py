@@ -48,8 +48,10 @@ def _run(argv: List[str], log: pathlib.Path, terminal: bool) -> None:
                 record.write(line)
                 if line.strip():
                     progress.show(_describe(line, time.monotonic() - began))
-    progress.end()
-    if process.returncode:
+    if process.returncode == 0:
+        progress.clear()
+    else:
+        progress.end()
         tail = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         raise BuildError(f"{' '.join(argv)} failed; the end of {log}:\n"
                          + "\n".join("    " + line for line in tail))
@@ -63,8 +65,10 @@ def ensure_built(terminal: bool) -> str:
     if not BINARY.exists():
         print("Building QEMU with this transport: about ten minutes on two "
               f"processors.\n  log: {log}", flush=True)
+    if not (REPO / "Makefile").exists():    # configure writes it last
         _run(CONFIGURE, log, terminal)
-    _run(["make", f"-j{os.cpu_count() or 1}"], log, terminal)
+    # make lays changed files of ours into QEMU's tree and is quick without.
+    _run(["make", BINARY.name], log, terminal)
     if not BINARY.exists():
-        raise BuildError(f"make left no {BINARY}: see {log}")
+        raise BuildError(f"make left no {BINARY}; the log is {log}")
     return str(BINARY)
