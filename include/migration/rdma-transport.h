@@ -208,7 +208,7 @@ RMigDest *rmig_dest_new(const RMigDestConfig *config,
                         const struct sockaddr *addr, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 void rmig_dest_free(RMigDest *dest);
-/* Readable when a connection is asked for */
+/* Readable when a connection is asked for; -1 when not listening any more */
 int rmig_dest_listen_fd(const RMigDest *dest);
 uint16_t rmig_dest_port(const RMigDest *dest);
 

@@ -51,7 +51,7 @@ RMigDest *rmig_dest_new(const RMigDestConfig *config,
 
 int rmig_dest_listen_fd(const RMigDest *d)
 {
-    return rmig_listener_fd(d->listener);
+    return d->listener ? rmig_listener_fd(d->listener) : -1;
 }
 
 uint16_t rmig_dest_port(const RMigDest *d)

@@ -1,0 +1,47 @@
+/*
+ * RDMA migration: the QIOChannel of an RDMA connection
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * A channel is the source's or the destination's end of one migration.  On
+ * the source, writing goes to the main connection and reading comes from the
+ * return path; on the destination it is the other way round.
+ */
+#ifndef QEMU_MIGRATION_RDMA_CHANNEL_H
+#define QEMU_MIGRATION_RDMA_CHANNEL_H
+
+#include "io/channel.h"
+#include "migration/rdma-transport.h"
+#include "qemu/coroutine.h"
+
+#define TYPE_QIO_CHANNEL_RDMA "qio-channel-rdma"
+OBJECT_DECLARE_SIMPLE_TYPE(QIOChannelRDMA, QIO_CHANNEL_RDMA)
+
+struct QIOChannelRDMA {
+    QIOChannel parent;
+    /* One of the two; owned, freed when the last reference goes */
+    RMigSource *source;
+    RMigDest *dest;
+    bool nonblocking; /* of reading; a write always takes everything */
+    bool closed;
+    bool accepting; /* dest: a coroutine is in rmig_dest_accept() */
+    uint64_t accounted_bytes; /* source: of the core's, in mig_stats */
+    VMChangeStateEntry *vm_state; /* dest: revokes before the guest runs */
+    CoQueue return_ready; /* dest: writers that wait for the return path */
+};
+
+/* How the core waits inside of QEMU: as a coroutine if in one, else poll(2) */
+extern const RMigWaiter qio_channel_rdma_waiter;
+
+QIOChannelRDMA *qio_channel_rdma_new(void);
+/*
+ * Destination: the accepting coroutine has left rmig_dest_accept().  Writers
+ * that waited for the return path go on; a close that came in between is done.
+ */
+void coroutine_fn qio_channel_rdma_accepted(QIOChannelRDMA *rioc);
+/* The channel behind @f, or NULL if it is of another kind */
+QIOChannelRDMA *qio_channel_rdma_from_file(QEMUFile *f);
+/* Turn the core's error into QEMU's; frees @err */
+void qio_channel_rdma_error(Error **errp, GError *err);
+
+#endif

@@ -1,0 +1,563 @@
+/*
+ * RDMA migration: entry points, RAM hooks and statistics
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Job: translates what migration.c and ram.c call (rdma.h) to the core
+ * (migration/rdma-transport.h).
+ * Threads: starting and accepting run in the main loop, connecting in a
+ * QIOTask's thread, the source's hooks in the migration thread, the
+ * destination's in the incoming coroutine.
+ */
+#include "qemu/osdep.h"
+#include "qemu/cutils.h"
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "qapi/clone-visitor.h"
+#include "qapi/error.h"
+#include "qapi/qapi-visit-sockets.h"
+#include "io/task.h"
+#include "migration/misc.h"
+#include "migration.h"
+#include "migration-stats.h"
+#include "options.h"
+#include "qemu-file.h"
+#include "ram.h"
+#include "rdma.h"
+#include "rdma-channel.h"
+#include "system/runstate.h"
+#include "trace.h"
+#include "yank_functions.h"
+
+/* The channel that listens or receives, if there is one; main loop only */
+static QIOChannelRDMA *incoming;
+
+/* ---- what goes with RDMA ------------------------------------------------ */
+
+static const struct {
+    MigrationCapability cap;
+    const char *why;
+} refused_caps[] = {
+    { MIGRATION_CAPABILITY_MULTIFD, "it has one data path of its own" },
+    { MIGRATION_CAPABILITY_XBZRLE, "pages are not sent in the stream" },
+    { MIGRATION_CAPABILITY_POSTCOPY_RAM, "it does not do postcopy yet" },
+    { MIGRATION_CAPABILITY_POSTCOPY_PREEMPT, "it does not do postcopy yet" },
+    { MIGRATION_CAPABILITY_MAPPED_RAM, "that needs a file" },
+    { MIGRATION_CAPABILITY_ZERO_COPY_SEND, "RDMA Writes never copy" },
+    { MIGRATION_CAPABILITY_BACKGROUND_SNAPSHOT, "that needs a file" },
+    { MIGRATION_CAPABILITY_X_COLO, "COLO needs pages in the stream" },
+};
+
+static bool caps_go_with_rdma(const bool *caps, Error **errp)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(refused_caps); i++) {
+        MigrationCapability cap = refused_caps[i].cap;
+
+        if (caps[cap]) {
+            error_setg(errp, "RDMA migration cannot be used together with "
+                       "the capability %s: %s; switch it off first",
+                       MigrationCapability_str(cap), refused_caps[i].why);
+            return false;
+        }
+    }
+    return true;
+}
+
+bool rdma_caps_compatible(Error **errp)
+{
+    if (!caps_go_with_rdma(migrate_get_current()->capabilities, errp)) {
+        return false;
+    }
+    if (migrate_tls()) {
+        error_setg(errp, "RDMA migration cannot be encrypted: unset the "
+                   "parameter tls-creds, or migrate over TCP");
+        return false;
+    }
+    return true;
+}
+
+bool rdma_caps_check(const bool *caps, Error **errp)
+{
+    return !incoming || caps_go_with_rdma(caps, errp);
+}
+
+/* ---- addresses ---------------------------------------------------------- */
+
+/* getaddrinfo() of @addr; may block on the name server */
+static struct addrinfo *look_up(InetSocketAddress *addr, bool passive,
+                                Error **errp)
+{
+    struct addrinfo hints = {
+        .ai_flags = passive ? AI_PASSIVE : 0,
+        .ai_socktype = SOCK_STREAM,
+    };
+    const char *host = *addr->host ? addr->host : NULL;
+    struct addrinfo *list = NULL;
+    Error *err = NULL;
+    int ret;
+
+    hints.ai_family = inet_ai_family_from_address(addr, &err);
+    if (err) {
+        error_propagate(errp, err);
+        return NULL;
+    }
+    if (!host && !passive) {
+        error_setg(errp, "RDMA: no host given, as in rdma:HOST:PORT");
+        return NULL;
+    }
+    ret = getaddrinfo(host, addr->port, &hints, &list);
+    if (ret != 0) {
+        error_setg(errp, "RDMA: address resolution failed for %s:%s: %s",
+                   addr->host, addr->port, gai_strerror(ret));
+        return NULL;
+    }
+    return list;
+}
+
+/* ---- source: connecting ------------------------------------------------- */
+
+/* In a QIOTask's thread: try each address in turn */
+static void connect_worker(QIOTask *task, gpointer opaque)
+{
+    QIOChannelRDMA *rioc = QIO_CHANNEL_RDMA(qio_task_get_source(task));
+    InetSocketAddress *addr = opaque;
+    Error *err = NULL;
+    struct addrinfo *list = look_up(addr, false, &err);
+    GError *last = NULL;
+
+    for (struct addrinfo *ai = list; ai; ai = ai->ai_next) {
+        g_clear_error(&last);
+        if (rmig_source_connect(rioc->source, ai->ai_addr, &last)) {
+            break;
+        }
+    }
+    if (last) {
+        qio_channel_rdma_error(&err, last);
+        error_prepend(&err, "connecting to %s:%s failed: ", addr->host,
+                      addr->port);
+    }
+    if (list) {
+        freeaddrinfo(list);
+    }
+    if (err) {
+        qio_task_set_error(task, err);
+    }
+}
+
+/*
+ * The file exists while the connection is made, so that cancel can shut it
+ * down.  An attempt that failed must take it away again before it is reported.
+ */
+static void drop_outgoing_file(MigrationState *s)
+{
+    QEMUFile *f;
+
+    WITH_QEMU_LOCK_GUARD(&s->qemu_file_lock) {
+        f = s->to_dst_file;
+        s->to_dst_file = NULL;
+    }
+    if (f) {
+        migration_ioc_unregister_yank_from_file(f);
+        qemu_fclose(f);
+    }
+}
+
+static void connect_done(QIOTask *task, gpointer opaque)
+{
+    MigrationState *s = opaque;
+    QIOChannelRDMA *rioc = QIO_CHANNEL_RDMA(qio_task_get_source(task));
+    Error *err = NULL;
+
+    if (!qio_task_propagate_error(task, &err) &&
+        s->state != MIGRATION_STATUS_SETUP) {
+        error_setg(&err, "RDMA: the migration was cancelled while connecting");
+    }
+    if (err) {
+        trace_rdma_outgoing_failed(error_get_pretty(err));
+        drop_outgoing_file(s);
+    } else {
+        trace_rdma_outgoing_connected(rioc,
+                                      rmig_source_pins_all(rioc->source));
+        if (migrate_rdma_pin_all() && !rmig_source_pins_all(rioc->source)) {
+            warn_report("RDMA: the destination does not pin all guest "
+                        "memory; registering it chunk by chunk");
+        }
+    }
+    migration_connect(s, err);
+    error_free(err);
+}
+
+static bool is_zero(const void *host, uint64_t len)
+{
+    return buffer_is_zero(host, len);
+}
+
+/* pin-all states its need before anything is touched */
+static bool check_pin_all(Error **errp)
+{
+    GError *err = NULL;
+
+    if (migrate_rdma_pin_all() &&
+        !rmig_memlock_allows(ram_bytes_total(), &err)) {
+        qio_channel_rdma_error(errp, err);
+        error_prepend(errp, "the capability rdma-pin-all cannot be used: ");
+        return false;
+    }
+    return true;
+}
+
+void rdma_start_outgoing_migration(void *opaque, InetSocketAddress *addr,
+                                   Error **errp)
+{
+    MigrationState *s = opaque;
+    RMigSourceConfig config = {
+        .waiter = qio_channel_rdma_waiter,
+        .is_zero = migrate_zero_page_detection() ==
+                   ZERO_PAGE_DETECTION_NONE ? NULL : is_zero,
+        .pin_all = migrate_rdma_pin_all(),
+        .return_path = migrate_return_path(),
+    };
+    GError *err = NULL;
+    RMigSource *source;
+    QIOChannelRDMA *rioc;
+    QEMUFile *f;
+    QIOTask *task;
+
+    trace_rdma_outgoing_start(addr->host, addr->port, config.pin_all,
+                              config.return_path);
+    if (!check_pin_all(errp)) {
+        return;
+    }
+    source = rmig_source_new(&config, &err);
+    if (!source) {
+        qio_channel_rdma_error(errp, err);
+        return;
+    }
+    rioc = qio_channel_rdma_new();
+    rioc->source = source;
+    qio_channel_set_name(QIO_CHANNEL(rioc), "migration-rdma-outgoing");
+    s->rdma_migration = true;
+
+    f = qemu_file_new_output(QIO_CHANNEL(rioc));
+    migration_ioc_register_yank(QIO_CHANNEL(rioc));
+    WITH_QEMU_LOCK_GUARD(&s->qemu_file_lock) {
+        s->to_dst_file = f;
+    }
+    task = qio_task_new(OBJECT(rioc), connect_done, s, NULL);
+    qio_task_run_in_thread(task, connect_worker,
+                           QAPI_CLONE(InetSocketAddress, addr),
+                           (GDestroyNotify)qapi_free_InetSocketAddress, NULL);
+    object_unref(OBJECT(rioc));
+}
+
+/* ---- destination: listening and accepting ------------------------------- */
+
+static int add_dest_block(RAMBlock *rb, void *opaque)
+{
+    RMigDest *dest = ((void **)opaque)[0];
+    GError **err = ((void **)opaque)[1];
+
+    return rmig_dest_add_block(dest, qemu_ram_get_idstr(rb),
+                               qemu_ram_get_host_addr(rb),
+                               qemu_ram_get_offset(rb),
+                               qemu_ram_get_used_length(rb), err) ? 0 : -1;
+}
+
+static bool list_blocks(void *opaque, GError **err)
+{
+    QIOChannelRDMA *rioc = opaque;
+    void *args[] = { rioc->dest, err };
+
+    return foreach_not_ignored_block(add_dest_block, args) == 0;
+}
+
+static void zero_range(void *opaque, void *host, uint64_t len)
+{
+    uint64_t page = qemu_real_host_page_size();
+    uint8_t *at = host;
+
+    /* Page by page: one that is zero already is not even touched */
+    while (len > 0) {
+        uint64_t part = MIN(len, page);
+
+        ram_handle_zero(at, part);
+        at += part;
+        len -= part;
+    }
+}
+
+static uint64_t ram_bytes(void *opaque)
+{
+    return ram_bytes_total();
+}
+
+static void warn(void *opaque, const char *message)
+{
+    warn_report("RDMA: %s", message);
+}
+
+static const RMigDestOps dest_ops = {
+    .list_blocks = list_blocks,
+    .zero = zero_range,
+    .ram_bytes = ram_bytes,
+    .warn = warn,
+};
+
+/*
+ * The guest is about to run: the source's queue pair must be dead by then.
+ * The return path has its own, and a message to go.
+ */
+static void revoke_before_run(void *opaque, bool running, RunState state)
+{
+    QIOChannelRDMA *rioc = opaque;
+
+    if (running && !rioc->closed) {
+        trace_rdma_incoming_revoke(rioc);
+        rmig_dest_revoke(rioc->dest);
+    }
+}
+
+static void start_incoming(QIOChannelRDMA *rioc)
+{
+    QEMUFile *f = qemu_file_new_input(QIO_CHANNEL(rioc));
+
+    migration_ioc_register_yank(QIO_CHANNEL(rioc));
+    migration_fd_process_incoming(f);
+}
+
+static void coroutine_fn accept_co(void *opaque)
+{
+    QIOChannelRDMA *rioc = opaque;
+    GError *err = NULL;
+    RMigAccepted accepted = rmig_dest_accept(rioc->dest, &err);
+
+    trace_rdma_incoming_accepted(rioc, accepted);
+    if (err) {
+        warn_report("RDMA: %s", err->message);
+        g_error_free(err);
+    }
+    qio_channel_rdma_accepted(rioc);
+    if (accepted == RMIG_ACCEPTED_MAIN && !rioc->closed) {
+        start_incoming(rioc);
+    }
+    object_unref(OBJECT(rioc));
+}
+
+static void connection_asked(void *opaque)
+{
+    QIOChannelRDMA *rioc = opaque;
+
+    /* One at a time; the next request waits in the listener */
+    if (!rioc->accepting) {
+        rioc->accepting = true;
+        object_ref(OBJECT(rioc));
+        qemu_coroutine_enter(qemu_coroutine_create(accept_co, rioc));
+    }
+}
+
+static void incoming_cleanup(void *opaque)
+{
+    QIOChannelRDMA *rioc = opaque;
+
+    qemu_del_vm_change_state_handler(rioc->vm_state);
+    qio_channel_close(QIO_CHANNEL(rioc), NULL);
+    object_unref(OBJECT(rioc));
+    incoming = NULL;
+}
+
+/* For query-migrate: where we listen, with the port that the system chose */
+static void publish_address(QIOChannelRDMA *rioc, InetSocketAddress *addr)
+{
+    g_autoptr(SocketAddress) sa = g_new0(SocketAddress, 1);
+
+    sa->type = SOCKET_ADDRESS_TYPE_INET;
+    sa->u.inet.host = g_strdup(addr->host);
+    sa->u.inet.port = g_strdup_printf("%u", rmig_dest_port(rioc->dest));
+    migrate_add_address(sa);
+}
+
+void rdma_start_incoming_migration(InetSocketAddress *addr, Error **errp)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    QIOChannelRDMA *rioc = qio_channel_rdma_new();
+    RMigDestConfig config = {
+        .waiter = qio_channel_rdma_waiter,
+        .ops = &dest_ops,
+        .opaque = rioc,
+    };
+    struct addrinfo *list = look_up(addr, true, errp);
+    GError *err = NULL;
+
+    for (struct addrinfo *ai = list; ai && !rioc->dest; ai = ai->ai_next) {
+        g_clear_error(&err);
+        rioc->dest = rmig_dest_new(&config, ai->ai_addr, &err);
+    }
+    if (list) {
+        freeaddrinfo(list);
+    }
+    if (!rioc->dest) {
+        if (err) {
+            qio_channel_rdma_error(errp, err);
+        }
+        object_unref(OBJECT(rioc));
+        return;
+    }
+    trace_rdma_incoming_listen(rioc, addr->host, rmig_dest_port(rioc->dest));
+    qio_channel_set_name(QIO_CHANNEL(rioc), "migration-rdma-incoming");
+    rioc->vm_state = qemu_add_vm_change_state_handler(revoke_before_run,
+                                                      rioc);
+    incoming = rioc;
+    mis->transport_data = rioc;
+    mis->transport_cleanup = incoming_cleanup;
+    publish_address(rioc, addr);
+    qemu_set_fd_handler(rmig_dest_listen_fd(rioc->dest), connection_asked,
+                        NULL, rioc);
+}
+
+/* ---- RAM hooks ---------------------------------------------------------- */
+
+/*
+ * Keep @err where it is reported: in the migration, which shows the first
+ * error, and in the file, which stops the migration.  A migration that is
+ * being cancelled has no error of its own.
+ */
+static int keep_error(QEMUFile *f, bool is_source, GError *err)
+{
+    MigrationState *s = migrate_get_current();
+    Error *error = NULL;
+
+    qio_channel_rdma_error(&error, err);
+    trace_rdma_hook_failed(error_get_pretty(error));
+    if (!is_source || s->state != MIGRATION_STATUS_CANCELLING) {
+        migrate_set_error(s, error);
+    }
+    qemu_file_set_error_obj(f, -EIO, error);
+    return -EIO;
+}
+
+static QIOChannelRDMA *source_channel(QEMUFile *f)
+{
+    /* Once a page: no dynamic cast */
+    return migrate_rdma() && !migration_in_postcopy() ?
+           (QIOChannelRDMA *)qemu_file_get_ioc(f) : NULL;
+}
+
+/* Transferred bytes are those that left by other ways than the QEMUFile */
+static void account(QIOChannelRDMA *rioc)
+{
+    RMigCounters now;
+    uint64_t bytes;
+
+    rmig_source_counters(rioc->source, &now);
+    bytes = now.write_bytes + now.control_bytes - rioc->accounted_bytes;
+    if (bytes > 0) {
+        rioc->accounted_bytes += bytes;
+        stat64_add(&mig_stats.rdma_bytes, bytes);
+        ram_transferred_add(bytes);
+    }
+}
+
+static int add_source_block(RAMBlock *rb, void *opaque)
+{
+    RMigSource *source = ((void **)opaque)[0];
+    GError **err = ((void **)opaque)[1];
+
+    return rmig_source_add_block(source, qemu_ram_get_idstr(rb),
+                                 qemu_ram_get_host_addr(rb),
+                                 qemu_ram_get_offset(rb),
+                                 qemu_ram_get_used_length(rb), err) ? 0 : -1;
+}
+
+static bool exchange_blocks(RMigSource *source, GError **err)
+{
+    void *args[] = { source, err };
+
+    WITH_RCU_READ_LOCK_GUARD() {
+        if (foreach_not_ignored_block(add_source_block, args) != 0) {
+            return false;
+        }
+    }
+    return rmig_source_exchange(source, err);
+}
+
+int rdma_registration_start(QEMUFile *f, uint64_t flags)
+{
+    if (!source_channel(f)) {
+        return 0;
+    }
+    trace_rdma_hook_start(flags);
+    qemu_put_be64(f, RAM_SAVE_FLAG_HOOK);
+    return qemu_fflush(f);
+}
+
+int rdma_registration_stop(QEMUFile *f, uint64_t flags)
+{
+    QIOChannelRDMA *rioc = source_channel(f);
+    GError *err = NULL;
+
+    if (!rioc) {
+        return 0;
+    }
+    if (qemu_file_get_error(f)) {
+        return qemu_file_get_error(f);
+    }
+    if ((flags == RAM_CONTROL_SETUP &&
+         !exchange_blocks(rioc->source, &err)) ||
+        !rmig_source_finish(rioc->source, &err)) {
+        return keep_error(f, true, err);
+    }
+    account(rioc);
+    trace_rdma_hook_stop(flags, rioc->accounted_bytes);
+    return 0;
+}
+
+int rdma_control_save_page(QEMUFile *f, ram_addr_t block_offset,
+                           ram_addr_t offset, size_t size)
+{
+    QIOChannelRDMA *rioc = source_channel(f);
+    GError *err = NULL;
+
+    if (!rioc) {
+        return RAM_SAVE_CONTROL_NOT_SUPP;
+    }
+    switch (rmig_source_page(rioc->source, block_offset, offset, size, &err)) {
+    case RMIG_PAGE_DATA:
+        stat64_add(&mig_stats.normal_pages, 1);
+        break;
+    case RMIG_PAGE_ZERO:
+        stat64_add(&mig_stats.zero_pages, 1);
+        break;
+    case RMIG_PAGE_FAILED:
+        return keep_error(f, true, err);
+    }
+    account(rioc);
+    return RAM_SAVE_CONTROL_DELAYED;
+}
+
+int rdma_block_notification_handle(QEMUFile *f, const char *name)
+{
+    QIOChannelRDMA *rioc = qio_channel_rdma_from_file(f);
+    RAMBlock *rb = qemu_ram_block_by_name(name);
+    GError *err = NULL;
+
+    if (!rioc || !rioc->dest || migrate_ram_is_ignored(rb)) {
+        return 0;
+    }
+    trace_rdma_incoming_block(name);
+    return rmig_dest_note_block(rioc->dest, name, &err) ? 0 :
+           keep_error(f, false, err);
+}
+
+int rdma_registration_handle(QEMUFile *f)
+{
+    QIOChannelRDMA *rioc = qio_channel_rdma_from_file(f);
+    GError *err = NULL;
+
+    if (!rioc || !rioc->dest) {
+        error_report("the migration stream has an RDMA hook, but did not "
+                     "come over RDMA");
+        return -EINVAL;
+    }
+    trace_rdma_incoming_commands(rioc);
+    return rmig_dest_handle(rioc->dest, &err) ? 0 : keep_error(f, false, err);
+}

@@ -1,0 +1,95 @@
+/*
+ * RDMA migration: what QEMU's migration core calls
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Implemented in rdma.c on top of migration/rdma-transport.h.  The names and
+ * the return codes are those that migration.c and ram.c use.
+ */
+#ifndef QEMU_MIGRATION_RDMA_H
+#define QEMU_MIGRATION_RDMA_H
+
+#include "qemu/sockets.h"
+#include "exec/cpu-common.h"
+
+/*
+ * Start connecting to @addr; returns at once.  @opaque is the MigrationState,
+ * whose migration_connect() is called with the outcome.
+ */
+void rdma_start_outgoing_migration(void *opaque, InetSocketAddress *addr,
+                                   Error **errp);
+/* Listen at @addr for one migration */
+void rdma_start_incoming_migration(InetSocketAddress *addr, Error **errp);
+
+/* Which part of the RAM section a hook is called for */
+#define RAM_CONTROL_SETUP     0
+#define RAM_CONTROL_ROUND     1
+#define RAM_CONTROL_FINISH    3
+
+/* rdma_control_save_page(): not an RDMA migration, send it the usual way */
+#define RAM_SAVE_CONTROL_NOT_SUPP -1000
+/* rdma_control_save_page(): the page is on its way */
+#define RAM_SAVE_CONTROL_DELAYED  -2000
+
+#ifdef CONFIG_RDMA
+/*
+ * Whether the capabilities and parameters that are set now go with RDMA; the
+ * error names the first that does not.
+ */
+bool rdma_caps_compatible(Error **errp);
+/*
+ * Whether the capabilities @caps (an array of MIGRATION_CAPABILITY__MAX) may
+ * be set now: false if an RDMA listener waits and they do not go with it.
+ */
+bool rdma_caps_check(const bool *caps, Error **errp);
+
+/*
+ * The RAM hooks.  They return 0 for a file that is not RDMA, and a negative
+ * errno on failure, which is then also kept in the file and the migration.
+ */
+/* Source: before and after the pages of @flags (RAM_CONTROL_*) */
+int rdma_registration_start(QEMUFile *f, uint64_t flags);
+int rdma_registration_stop(QEMUFile *f, uint64_t flags);
+/*
+ * Source: a page of @size bytes at @offset of the block at @block_offset of
+ * the ram_addr_t space.  RAM_SAVE_CONTROL_* or a negative errno.
+ */
+int rdma_control_save_page(QEMUFile *f, ram_addr_t block_offset,
+                           ram_addr_t offset, size_t size);
+/* Destination: the stream has named its next RAM block */
+int rdma_block_notification_handle(QEMUFile *f, const char *name);
+/* Destination: the stream has announced the RAM hook */
+int rdma_registration_handle(QEMUFile *f);
+#else
+static inline bool rdma_caps_compatible(Error **errp)
+{
+    return true;
+}
+static inline bool rdma_caps_check(const bool *caps, Error **errp)
+{
+    return true;
+}
+static inline int rdma_registration_start(QEMUFile *f, uint64_t flags)
+{
+    return 0;
+}
+static inline int rdma_registration_stop(QEMUFile *f, uint64_t flags)
+{
+    return 0;
+}
+static inline int rdma_control_save_page(QEMUFile *f, ram_addr_t block_offset,
+                                         ram_addr_t offset, size_t size)
+{
+    return RAM_SAVE_CONTROL_NOT_SUPP;
+}
+static inline int rdma_block_notification_handle(QEMUFile *f,
+                                                 const char *name)
+{
+    return 0;
+}
+static inline int rdma_registration_handle(QEMUFile *f)
+{
+    return 0;
+}
+#endif
+#endif
