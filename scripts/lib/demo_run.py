@@ -14,6 +14,7 @@ from guest import BEAT_SECONDS, Pulse, Workload
 from progress import ProgressLine, bar, mib
 from vmpair import FINAL_STATES, MigrationResult, VmPair
 
+REPO = pathlib.Path(__file__).resolve().parent.parent.parent
 UNLIMITED = 1 << 40             # bytes per second, for max-bandwidth
 SETTLE_BEATS = 10               # watched before and after the migration
 RATE_SECONDS = 1.0
@@ -36,6 +37,16 @@ class DemoOptions:
 
 def say(label: str, text: str) -> None:
     print(f"  {label:16}{text}", flush=True)
+
+
+def short_path(path: str) -> str:
+    """As one would type it in the repository, or at home."""
+    for start, instead in ((REPO, ""), (pathlib.Path.home(), "~/")):
+        try:
+            return instead + str(pathlib.Path(path).relative_to(start))
+        except ValueError:
+            continue
+    return path
 
 
 def free_port(host: str) -> int:
@@ -98,7 +109,7 @@ def describe_setup(options: DemoOptions, version: str) -> None:
     load = options.workload
     pin = ", pin-all" if options.pin_all else ""
     say("transport", f"{options.transport}{pin}, {options.host}")
-    say("QEMU", f"{version}, {options.qemu}")
+    say("QEMU", f"{version}, {short_path(options.qemu)}")
     say("guest", f"{load.memory_mib} MiB of memory, {load.random_mib} MiB of "
         "it random;")
     say("", f"rewrites a hot set of {load.hot_mib:g} MiB "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The workload guest: build its floppy image, set its parameters, read its console.
+"""The workload guest: build its image, set its parameters, read its console.
 
 The source is in scripts/guest/; guest.c tells what the guest does and prints.
 """
@@ -143,7 +143,7 @@ class Pulse:
     beats: int
     lost: int                       # numbers that never reached us
     longest_gap_s: float
-    missed: int                     # beats a never-halted clock would have added
+    missed: int                     # beats due in that time that did not come
 
 
 class Console:

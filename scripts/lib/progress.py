@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A progress line: redrawn in place on a terminal, else printed now and then."""
+"""A progress line: redrawn on a terminal, else printed now and then."""
 import sys
 import time
 from typing import TextIO

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Build the project's QEMU when a script needs it, with a progress line."""
-import os
 import pathlib
 import re
 import subprocess
