@@ -118,7 +118,7 @@ bool rmig_source_connect(RMigSource *source, const struct sockaddr *addr,
 /* Whether the destination granted pin-all; false too when it was not asked */
 bool rmig_source_pins_all(const RMigSource *source);
 
-/* The migration stream, for writing */
+/* The migration stream, for writing; NULL without a connection */
 RMigStream *rmig_source_stream(RMigSource *source);
 /* The return path, for reading; NULL without one */
 RMigStream *rmig_source_return_stream(RMigSource *source);
@@ -230,6 +230,7 @@ RMigAccepted rmig_dest_accept(RMigDest *dest, GError **err);
 /* Stop listening; called by free as well */
 void rmig_dest_stop_listening(RMigDest *dest);
 
+/* The migration stream, for reading; NULL without a connection */
 RMigStream *rmig_dest_stream(RMigDest *dest);
 /* The return path, for writing; NULL while there is none */
 RMigStream *rmig_dest_return_stream(RMigDest *dest);

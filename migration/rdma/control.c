@@ -356,7 +356,15 @@ static bool say_ready(RMigControl *c, GError **err)
 int rmig_control_receive(RMigControl *c, bool wait, RMigWireMessage *msg,
                          GError **err)
 {
-    g_assert(!c->commands && !c->held);
+    g_assert(!c->commands);
+    if (c->held) {
+        /* The caller could not use it, failed the link, and asks again */
+        g_assert(rmig_link_failed(c->link));
+        while (rmig_link_poll(c->link, err) > 0) {
+            /* until what arrived before the failure is out of the way */
+        }
+        return -1;
+    }
     if (c->state == RMIG_CONTROL_IDLE && !say_ready(c, err)) {
         return -1;
     }

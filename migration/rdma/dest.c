@@ -133,7 +133,7 @@ RMigAccepted rmig_dest_accept(RMigDest *d, GError **err)
 
 RMigStream *rmig_dest_stream(RMigDest *d)
 {
-    return &d->main.stream;
+    return d->main.link ? &d->main.stream : NULL;
 }
 
 RMigStream *rmig_dest_return_stream(RMigDest *d)

@@ -114,7 +114,7 @@ bool rmig_source_pins_all(const RMigSource *s)
 
 RMigStream *rmig_source_stream(RMigSource *s)
 {
-    return &s->main.stream;
+    return s->main.link ? &s->main.stream : NULL;
 }
 
 RMigStream *rmig_source_return_stream(RMigSource *s)
@@ -160,7 +160,14 @@ static bool command(RMigSource *s, RMigWireType type, uint32_t len,
            rmig_control_command(s->main.control, type, len, repeat, err);
 }
 
-bool rmig_source_exchange(RMigSource *s, GError **err)
+/* The first error ends the migration: every later call fails with it */
+static void give_up(RMigSource *s, GError *local, GError **err)
+{
+    rmig_link_fail(s->main.link, g_error_copy(local));
+    g_propagate_error(err, local);
+}
+
+static bool exchange(RMigSource *s, GError **err)
 {
     int64_t timeout_ms = RMIG_CONTROL_TIMEOUT_MS;
     RMigWireMessage msg;
@@ -181,6 +188,17 @@ bool rmig_source_exchange(RMigSource *s, GError **err)
     return rmig_control_wait_answer(s->main.control, timeout_ms, &msg, err) &&
            rmig_blocks_set_remote(&s->blocks, &msg, s->pins_all, err) &&
            rmig_control_release(s->main.control, err);
+}
+
+bool rmig_source_exchange(RMigSource *s, GError **err)
+{
+    GError *local = NULL;
+
+    if (!exchange(s, &local)) {
+        give_up(s, local, err);
+        return false;
+    }
+    return true;
 }
 
 /* Registers @chunk of @block on both sides at the same time */
@@ -364,7 +382,7 @@ static const RMigBlock *find_block(RMigSource *s, uint64_t block_offset,
     return s->last_block;
 }
 
-RMigPage rmig_source_page(RMigSource *s, uint64_t block_offset,
+static RMigPage take_page(RMigSource *s, uint64_t block_offset,
                           uint64_t offset, uint64_t len, GError **err)
 {
     const RMigBlock *block = find_block(s, block_offset, offset, len, err);
@@ -390,7 +408,19 @@ RMigPage rmig_source_page(RMigSource *s, uint64_t block_offset,
                                                   RMIG_PAGE_FAILED;
 }
 
-bool rmig_source_finish(RMigSource *s, GError **err)
+RMigPage rmig_source_page(RMigSource *s, uint64_t block_offset,
+                          uint64_t offset, uint64_t len, GError **err)
+{
+    GError *local = NULL;
+    RMigPage page = take_page(s, block_offset, offset, len, &local);
+
+    if (page == RMIG_PAGE_FAILED) {
+        give_up(s, local, err);
+    }
+    return page;
+}
+
+static bool finish(RMigSource *s, GError **err)
 {
     if (!wait_for_room(s, err) || !rmig_writer_flush(&s->writer, err)) {
         return false;
@@ -411,6 +441,17 @@ bool rmig_source_finish(RMigSource *s, GError **err)
         }
     }
     return command(s, RMIG_WIRE_REGISTER_FINISHED, 0, 1, err);
+}
+
+bool rmig_source_finish(RMigSource *s, GError **err)
+{
+    GError *local = NULL;
+
+    if (!finish(s, &local)) {
+        give_up(s, local, err);
+        return false;
+    }
+    return true;
 }
 
 void rmig_source_counters(const RMigSource *s, RMigCounters *counters)

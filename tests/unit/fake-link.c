@@ -1,0 +1,185 @@
+/*
+ * A stand-in for the link room: a scripted peer
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * See fake-link.h.
+ */
+#include "fake-link.h"
+
+#include <string.h>
+
+G_DEFINE_QUARK(rmig-link-error-quark, rmig_link_error)
+
+RMigLink *fake_link_new(void)
+{
+    RMigLink *link = g_new0(RMigLink, 1);
+
+    link->verbs = fake_verbs_new();
+    g_queue_init(&link->script);
+    return link;
+}
+
+void rmig_link_free(RMigLink *link)
+{
+    rmig_link_disconnect(link);
+    g_queue_clear_full(&link->script, (GDestroyNotify)g_bytes_unref);
+    fake_verbs_free(link->verbs);
+    g_clear_error(&link->error);
+    g_free(link);
+}
+
+GBytes *fake_link_message(RMigWireType type, const void *data, uint32_t len,
+                          uint32_t repeat)
+{
+    RMigWireHeader header = { .len = len, .type = type, .repeat = repeat };
+    uint8_t *buf = g_malloc0(RMIG_WIRE_HEADER_BYTES + len);
+
+    rmig_wire_header_pack(buf, &header);
+    if (data) {
+        memcpy(buf + RMIG_WIRE_HEADER_BYTES, data, len);
+    }
+    return g_bytes_new_take(buf, RMIG_WIRE_HEADER_BYTES + len);
+}
+
+void fake_link_script(RMigLink *link, GBytes *message)
+{
+    g_queue_push_tail(&link->script, message);
+}
+
+void fake_link_script_type(RMigLink *link, RMigWireType type)
+{
+    static const uint32_t record[RMIG_WIRE_TYPES] = {
+        [RMIG_WIRE_QEMU_FILE] = 1,
+        [RMIG_WIRE_RAM_BLOCKS_RESULT] = RMIG_WIRE_BLOCK_BYTES,
+        [RMIG_WIRE_COMPRESS] = RMIG_WIRE_ZERO_RUN_BYTES,
+        [RMIG_WIRE_REGISTER_REQUEST] = RMIG_WIRE_REGISTER_BYTES,
+        [RMIG_WIRE_REGISTER_RESULT] = RMIG_WIRE_RESULT_BYTES,
+        [RMIG_WIRE_UNREGISTER_REQUEST] = RMIG_WIRE_REGISTER_BYTES,
+    };
+
+    fake_link_script(link, fake_link_message(type, NULL, record[type], 1));
+}
+
+void fake_link_script_close(RMigLink *link)
+{
+    fake_link_script(link, g_bytes_new(NULL, 0));
+}
+
+void fake_link_script_raw(RMigLink *link, const void *data, uint32_t len)
+{
+    fake_link_script(link, g_bytes_new(data, len));
+}
+
+/* An obliging peer has taken every SEND so far, and wants another */
+static bool is_ready(RMigLink *link)
+{
+    return link->obliging && g_queue_is_empty(&link->script) &&
+           link->readies <= link->verbs->posts->len;
+}
+
+/* Lets one thing happen; false if there is nothing left that could */
+static bool happen(RMigLink *link)
+{
+    g_autoptr(GBytes) next = NULL;
+    gsize len;
+    const void *data;
+
+    if (is_ready(link)) {
+        link->readies++;
+        fake_link_script_type(link, RMIG_WIRE_READY);
+    }
+    next = g_queue_pop_head(&link->script);
+
+    if (next && g_bytes_get_size(next) == 0) {
+        rmig_link_fail(link, g_error_new(RMIG_LINK_ERROR,
+                                         RMIG_LINK_ERROR_CLOSED,
+                                         "the peer closed the connection"));
+        return true;
+    }
+    if (next) {
+        /* What the peer reacts to may be unacknowledged, nothing older is */
+        if (fake_verbs_pending(link->verbs) > 1) {
+            fake_verbs_complete(link->verbs,
+                                fake_verbs_pending(link->verbs) - 1);
+        }
+        data = g_bytes_get_data(next, &len);
+        fake_verbs_arrive(link->verbs, data, len);
+        return true;
+    }
+    if (fake_verbs_pending(link->verbs) > 0) {
+        fake_verbs_complete_all(link->verbs);
+        return true;
+    }
+    return false;
+}
+
+int rmig_link_poll(RMigLink *link, GError **err)
+{
+    link->steps++;
+    if (link->error) {
+        if (err) {
+            *err = g_error_copy(link->error);
+        }
+        return -1;
+    }
+    return happen(link);
+}
+
+int rmig_link_arm(RMigLink *link, GError **err)
+{
+    return rmig_link_poll(link, err);
+}
+
+bool rmig_link_step(RMigLink *link, int64_t deadline_us, const char *what,
+                    GError **err)
+{
+    int ret = rmig_link_poll(link, err);
+
+    if (ret == 0) {
+        g_assert_cmpint(deadline_us, >, 0); /* it would sleep for ever */
+        rmig_link_fail(link, g_error_new(RMIG_LINK_ERROR,
+                                         RMIG_LINK_ERROR_TIMEOUT,
+                                         "timed out while waiting for %s",
+                                         what));
+        return rmig_link_poll(link, err) > 0;
+    }
+    return ret > 0;
+}
+
+void rmig_link_fail(RMigLink *link, GError *err)
+{
+    if (link->error) {
+        g_error_free(err);
+    } else {
+        link->error = err;
+    }
+}
+
+bool rmig_link_failed(const RMigLink *link)
+{
+    return link->error != NULL;
+}
+
+void rmig_link_settle(RMigLink *link, int64_t timeout_ms)
+{
+    g_assert_cmpint(timeout_ms, >, 0);
+    g_assert_false(link->disconnected);
+    fake_verbs_complete_all(link->verbs);
+}
+
+void rmig_link_disconnect(RMigLink *link)
+{
+    link->disconnected = true;
+}
+
+RMigVerbs *rmig_link_verbs(RMigLink *link)
+{
+    return link->verbs;
+}
+
+int rmig_link_fd(const RMigLink *link)
+{
+    (void)link;
+    return 42;
+}

@@ -1,0 +1,40 @@
+/*
+ * A stand-in for the link room: a scripted peer
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Each step of a wait lets the next thing of the script happen.  When nothing
+ * is left, requests on the send queue complete; when none is left either, the
+ * wait times out at once, and one without a deadline fails the test.
+ */
+#ifndef FAKE_LINK_H
+#define FAKE_LINK_H
+
+#include "fake-verbs.h"
+#include "link.h"
+#include "wire.h"
+
+struct RMigLink {
+    RMigVerbs *verbs; /* owned */
+    GError *error;
+    GQueue script; /* of GBytes, owned; an empty one: the peer leaves */
+    bool obliging; /* the peer says READY by itself, once for each SEND */
+    unsigned readies;
+    unsigned steps;
+    bool disconnected;
+};
+
+RMigLink *fake_link_new(void);
+
+/* A well-formed message of the peer's, @len bytes of @data (NULL: zeros) */
+GBytes *fake_link_message(RMigWireType type, const void *data, uint32_t len,
+                          uint32_t repeat);
+/* Takes over @message: it arrives when it is waited for */
+void fake_link_script(RMigLink *link, GBytes *message);
+void fake_link_script_type(RMigLink *link, RMigWireType type);
+/* The peer closes the connection */
+void fake_link_script_close(RMigLink *link);
+/* Bytes that are no message */
+void fake_link_script_raw(RMigLink *link, const void *data, uint32_t len);
+
+#endif

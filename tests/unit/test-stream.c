@@ -1,0 +1,286 @@
+/*
+ * Unit tests of the stream room: gathering, flushing, partial reads, the end
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * On the real control room over the fakes of link and verbs.
+ */
+#include "fake-link.h"
+#include "stream.h"
+
+#include <string.h>
+
+typedef struct Fixture {
+    RMigLink *link;
+    RMigControl *control;
+    RMigStream stream;
+} Fixture;
+
+static void setup(Fixture *f, bool writes)
+{
+    f->link = fake_link_new();
+    f->control = rmig_control_new(f->link, writes, NULL);
+    g_assert_nonnull(f->control);
+    f->link->obliging = writes;
+    rmig_stream_init(&f->stream, f->control);
+}
+
+static void teardown(Fixture *f)
+{
+    rmig_link_disconnect(f->link);
+    rmig_control_free(f->control);
+    rmig_link_free(f->link);
+}
+
+static unsigned sends(const Fixture *f)
+{
+    return f->link->verbs->posts->len;
+}
+
+static void script_data(Fixture *f, const void *data, uint32_t len)
+{
+    fake_link_script(f->link, fake_link_message(RMIG_WIRE_QEMU_FILE, data,
+                                                len, 0));
+}
+
+/* Message @i holds exactly these bytes of the stream */
+static void assert_message(const Fixture *f, unsigned i, const void *data,
+                           uint32_t len)
+{
+    g_autoptr(GBytes) expect = fake_link_message(RMIG_WIRE_QEMU_FILE, data,
+                                                 len, 1);
+
+    g_assert_true(g_bytes_equal(fake_verbs_post(f->link->verbs, i)->data,
+                                expect));
+}
+
+static uint8_t *pattern(size_t bytes)
+{
+    uint8_t *buf = g_malloc(bytes);
+
+    for (size_t i = 0; i < bytes; i++) {
+        buf[i] = (uint8_t)(i * 7 + (i >> 8));
+    }
+    return buf;
+}
+
+static void test_gather(void)
+{
+    Fixture f;
+
+    setup(&f, true);
+    g_assert_true(rmig_stream_is_empty(&f.stream));
+    g_assert_true(rmig_stream_write(&f.stream, "migra", 5, NULL));
+    g_assert_true(rmig_stream_write(&f.stream, "", 0, NULL));
+    g_assert_true(rmig_stream_write(&f.stream, "tion", 4, NULL));
+    g_assert_false(rmig_stream_is_empty(&f.stream));
+    g_assert_cmpuint(sends(&f), ==, 0);
+
+    g_assert_true(rmig_stream_flush(&f.stream, NULL));
+    g_assert_true(rmig_stream_is_empty(&f.stream));
+    g_assert_cmpuint(sends(&f), ==, 1);
+    assert_message(&f, 0, "migration", 9);
+
+    /* an empty flush is no message */
+    g_assert_true(rmig_stream_flush(&f.stream, NULL));
+    g_assert_cmpuint(sends(&f), ==, 1);
+    teardown(&f);
+}
+
+static void test_full_message(void)
+{
+    size_t max = RMIG_WIRE_DATA_MAX_BYTES;
+    g_autofree uint8_t *data = pattern(max + 1);
+    Fixture f;
+
+    setup(&f, true);
+    g_assert_true(rmig_stream_write(&f.stream, data, max - 1, NULL));
+    g_assert_cmpuint(sends(&f), ==, 0);
+    g_assert_true(rmig_stream_write(&f.stream, data + max - 1, 2, NULL));
+    g_assert_cmpuint(sends(&f), ==, 1);
+    assert_message(&f, 0, data, max);
+    g_assert_true(rmig_stream_flush(&f.stream, NULL));
+    assert_message(&f, 1, data + max, 1);
+
+    /* exactly one message: nothing is left to flush */
+    g_assert_true(rmig_stream_write(&f.stream, data, max, NULL));
+    g_assert_cmpuint(sends(&f), ==, 3);
+    g_assert_true(rmig_stream_is_empty(&f.stream));
+    teardown(&f);
+}
+
+static void test_large_write(void)
+{
+    size_t max = RMIG_WIRE_DATA_MAX_BYTES;
+    size_t bytes = 3 * max + 12345;
+    g_autofree uint8_t *data = pattern(bytes);
+    Fixture f;
+
+    setup(&f, true);
+    g_assert_true(rmig_stream_write(&f.stream, data, bytes, NULL));
+    g_assert_true(rmig_stream_flush(&f.stream, NULL));
+    g_assert_cmpuint(sends(&f), ==, 4);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_message(&f, i, data + i * max, max);
+    }
+    assert_message(&f, 3, data + 3 * max, 12345);
+    teardown(&f);
+}
+
+static void test_write_fails(void)
+{
+    g_autoptr(GError) err = NULL;
+    g_autofree uint8_t *data = pattern(RMIG_WIRE_DATA_MAX_BYTES);
+    Fixture f;
+
+    setup(&f, true);
+    fake_link_script_close(f.link);
+    g_assert_false(rmig_stream_write(&f.stream, data,
+                                     RMIG_WIRE_DATA_MAX_BYTES, &err));
+    g_assert_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_CLOSED);
+    g_clear_error(&err);
+    teardown(&f);
+
+    setup(&f, true);
+    fake_link_script_type(f.link, RMIG_WIRE_ERROR);
+    g_assert_true(rmig_stream_write(&f.stream, "x", 1, NULL));
+    g_assert_false(rmig_stream_flush(&f.stream, &err));
+    g_assert_error(err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PEER);
+    teardown(&f);
+}
+
+static void assert_reads(Fixture *f, size_t size, const char *expect)
+{
+    char buf[64];
+
+    g_assert_cmpint(rmig_stream_read(&f->stream, buf, size, true, NULL), ==,
+                    strlen(expect));
+    g_assert_cmpmem(buf, strlen(expect), expect, strlen(expect));
+}
+
+static void test_read(void)
+{
+    Fixture f;
+
+    setup(&f, false);
+    script_data(&f, "0123456789", 10);
+    script_data(&f, "ab", 2);
+    g_assert_false(rmig_stream_has_data(&f.stream));
+    assert_reads(&f, 4, "0123");
+    g_assert_true(rmig_stream_has_data(&f.stream));
+    g_assert_false(rmig_stream_is_empty(&f.stream));
+    assert_reads(&f, 5, "45678");
+    /* a read ends with its message, the next one takes the next */
+    assert_reads(&f, 64, "9");
+    g_assert_false(rmig_stream_has_data(&f.stream));
+    g_assert_true(rmig_stream_is_empty(&f.stream));
+    assert_reads(&f, 2, "ab");
+    g_assert_cmpuint(sends(&f), ==, 2); /* a READY for each */
+    g_assert_cmpuint(g_queue_get_length(&f.link->verbs->recvs), ==,
+                     RMIG_CONTROL_RECVS);
+    g_assert_cmpint(rmig_stream_fd(&f.stream), ==, rmig_link_fd(f.link));
+    teardown(&f);
+}
+
+/* The message stays in its buffer until it has been read to its end */
+static void test_read_holds_buffer(void)
+{
+    Fixture f;
+
+    setup(&f, false);
+    script_data(&f, "0123", 4);
+    assert_reads(&f, 3, "012");
+    g_assert_cmpuint(g_queue_get_length(&f.link->verbs->recvs), ==,
+                     RMIG_CONTROL_RECVS - 1);
+    g_assert_cmpuint(sends(&f), ==, 1);
+    assert_reads(&f, 3, "3");
+    g_assert_cmpuint(g_queue_get_length(&f.link->verbs->recvs), ==,
+                     RMIG_CONTROL_RECVS);
+    teardown(&f);
+}
+
+static void test_would_block(void)
+{
+    Fixture f;
+    char buf[8];
+
+    setup(&f, false);
+    for (int i = 0; i < 3; i++) {
+        g_assert_cmpint(rmig_stream_read(&f.stream, buf, 8, false, NULL), ==,
+                        RMIG_STREAM_WOULD_BLOCK);
+    }
+    g_assert_cmpuint(sends(&f), ==, 1); /* the peer has been told to go on */
+    script_data(&f, "late", 4);
+    g_assert_cmpint(rmig_stream_read(&f.stream, buf, 8, false, NULL), ==, 4);
+    g_assert_cmpmem(buf, 4, "late", 4);
+    teardown(&f);
+}
+
+static void test_read_end(void)
+{
+    Fixture f;
+    char buf[8];
+
+    setup(&f, false);
+    script_data(&f, "last", 4);
+    fake_link_script_close(f.link);
+    assert_reads(&f, 8, "last");
+    for (int i = 0; i < 2; i++) {
+        g_assert_cmpint(rmig_stream_read(&f.stream, buf, 8, true, NULL), ==,
+                        0);
+        g_assert_cmpint(rmig_stream_read(&f.stream, buf, 8, false, NULL), ==,
+                        0);
+    }
+    teardown(&f);
+}
+
+static void test_read_fails(void)
+{
+    static const RMigWireType commands[] = {
+        RMIG_WIRE_RAM_BLOCKS_REQUEST, RMIG_WIRE_COMPRESS,
+        RMIG_WIRE_REGISTER_REQUEST, RMIG_WIRE_REGISTER_FINISHED,
+        RMIG_WIRE_UNREGISTER_REQUEST,
+    };
+    g_autoptr(GError) err = NULL;
+    char buf[8];
+    Fixture f;
+
+    setup(&f, false);
+    fake_link_script_type(f.link, RMIG_WIRE_ERROR);
+    g_assert_cmpint(rmig_stream_read(&f.stream, buf, 8, true, &err), ==, -1);
+    g_assert_error(err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PEER);
+    g_clear_error(&err);
+    teardown(&f);
+
+    /* commands of the RAM section have no place in the stream */
+    for (size_t i = 0; i < G_N_ELEMENTS(commands); i++) {
+        setup(&f, false);
+        fake_link_script_type(f.link, commands[i]);
+        g_assert_cmpint(rmig_stream_read(&f.stream, buf, 8, true, &err), ==,
+                        -1);
+        g_assert_error(err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PROTOCOL);
+        g_clear_error(&err);
+        g_assert_true(rmig_link_failed(f.link));
+        /* and it does not become readable by asking again */
+        g_assert_cmpint(rmig_stream_read(&f.stream, buf, 8, true, &err), ==,
+                        -1);
+        g_assert_error(err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PROTOCOL);
+        g_clear_error(&err);
+        teardown(&f);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/stream/write/gather", test_gather);
+    g_test_add_func("/stream/write/full", test_full_message);
+    g_test_add_func("/stream/write/large", test_large_write);
+    g_test_add_func("/stream/write/fails", test_write_fails);
+    g_test_add_func("/stream/read", test_read);
+    g_test_add_func("/stream/read/holds-buffer", test_read_holds_buffer);
+    g_test_add_func("/stream/read/would-block", test_would_block);
+    g_test_add_func("/stream/read/end", test_read_end);
+    g_test_add_func("/stream/read/fails", test_read_fails);
+    return g_test_run();
+}
