@@ -65,6 +65,7 @@ class LiveView:
         self._line = ProgressLine(options.terminal)
         self._seen: List[Tuple[float, int]] = []
         self._dirty = "-"
+        self._rate = 0.0
         self.samples: List[Dict[str, Any]] = []
 
     @staticmethod
@@ -72,7 +73,7 @@ class LiveView:
         print(COLUMNS.format("", "", "sent", "left", "per second",
                              "dirtied/s", "heartbeat"))
 
-    def _rate(self, now: float, transferred: int) -> float:
+    def _measure(self, now: float, transferred: int) -> float:
         """Bytes a second, over the last second or so."""
         self._seen.append((now, transferred))
         while len(self._seen) > 2 and now - self._seen[1][0] > RATE_SECONDS:
@@ -88,14 +89,13 @@ class LiveView:
             return
         if ram["dirty-pages-rate"]:     # known from the second round on
             self._dirty = mib(ram["dirty-pages-rate"] * ram["page-size"])
-        if info["status"] in FINAL_STATES and len(self._seen) > 1:
-            return
         fraction = 1 - ram["remaining"] / ram["total"]
-        rate = self._rate(time.monotonic(), ram["transferred"])
+        if info["status"] not in FINAL_STATES:      # then the last one stays
+            self._rate = self._measure(time.monotonic(), ram["transferred"])
         self._line.show(COLUMNS.format(
             bar(fraction, BAR_WIDTH), f"{fraction:.0%}",
-            mib(ram["transferred"]), mib(ram["remaining"]), mib(rate),
-            self._dirty, self._pair.console.beats[-1].number))
+            mib(ram["transferred"]), mib(ram["remaining"]),
+            mib(self._rate), self._dirty, self._pair.console.beats[-1].number))
 
     def end(self) -> None:
         self._line.end()
