@@ -33,6 +33,7 @@ struct RMigLink {
     struct rdma_cm_id *id;
     RMigVerbs *verbs;
     bool qp_made;
+    bool armed; /* the completion queue owes us an event, or has sent it */
     int epoll_fd;
     int timer_fd;
     uint8_t peer_private[RMIG_WIRE_PRIVATE_BYTES];

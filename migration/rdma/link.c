@@ -292,6 +292,7 @@ static int take_fds(RMigLink *link)
         } else if (link->verbs &&
                    ev[i].data.fd == rmig_verbs_fd(link->verbs)) {
             rmig_verbs_take_events(link->verbs);
+            link->armed = false;
             /* Its completion may be younger than our look at the queue */
             seen++;
         }
@@ -307,53 +308,68 @@ static int report_failure(RMigLink *link, GError **err)
     return -1;
 }
 
-int rmig_link_poll(RMigLink *link, GError **err)
+/*
+ * The look at the completion queue found nothing new, or @broken.
+ *
+ * The peer's last message may have come between that look and the bad news,
+ * so the call that finds an error only says "look again".
+ */
+static int nothing_completed(RMigLink *link, GError *broken, GError **err)
 {
     bool had_failed = link->error != NULL;
-    GError *local = NULL;
-    int n = 0;
 
-    if (rmig_shutdown_triggered(link->shutdown) && !link->error) {
+    if (broken) {
+        /*
+         * A peer that leaves also flushes or breaks what is posted: the CM's
+         * word on it, if it has one, is the better reason.
+         */
+        take_fds(link);
+        rmig_link_fail(link, broken);
+    }
+    if (!link->error && rmig_shutdown_triggered(link->shutdown)) {
         rmig_link_fail(link, g_error_new(RMIG_LINK_ERROR,
                                          RMIG_LINK_ERROR_SHUTDOWN,
                                          "the connection was shut down"));
     }
-    if (link->verbs && link->qp_made) {
-        n = rmig_verbs_poll(link->verbs, &local);
+    if (!link->error) {
+        return 0;
+    }
+    return had_failed ? report_failure(link, err) : 1;
+}
+
+int rmig_link_poll(RMigLink *link, GError **err)
+{
+    GError *broken = NULL;
+    int n = 0;
+
+    if (link->qp_made) {
+        n = rmig_verbs_poll(link->verbs, &broken);
     }
     if (n > 0) {
         link->last_activity_us = g_get_monotonic_time();
         return 1;
     }
-    /*
-     * A peer that leaves also flushes or breaks what is posted: the CM's word
-     * on it, if it has one, is the better reason.
-     */
-    if (take_fds(link) > 0 && !link->error) {
-        n = 1;
+    return nothing_completed(link, broken, err);
+}
+
+/* The queue asks for one event at a time; @armed saves the call for another */
+static int arm_and_poll(RMigLink *link, GError **err)
+{
+    GError *local = NULL;
+
+    if (link->qp_made && !link->armed) {
+        if (!rmig_verbs_arm(link->verbs, &local)) {
+            rmig_link_fail(link, local);
+            return report_failure(link, err);
+        }
+        link->armed = true;
     }
-    if (local) {
-        rmig_link_fail(link, local);
-    }
-    if (!link->error) {
-        return n > 0;
-    }
-    /*
-     * The peer's last message may have come between the look at the queue and
-     * the bad news, so the call that finds an error only says "look again".
-     */
-    return had_failed ? report_failure(link, err) : 1;
+    return rmig_link_poll(link, err);
 }
 
 int rmig_link_arm(RMigLink *link, GError **err)
 {
-    GError *local = NULL;
-
-    if (link->verbs && !rmig_verbs_arm(link->verbs, &local)) {
-        rmig_link_fail(link, local);
-        return report_failure(link, err);
-    }
-    return rmig_link_poll(link, err);
+    return take_fds(link) > 0 ? 1 : arm_and_poll(link, err);
 }
 
 bool rmig_link_step(RMigLink *link, int64_t deadline_us, const char *what,
@@ -362,7 +378,7 @@ bool rmig_link_step(RMigLink *link, int64_t deadline_us, const char *what,
     int ret = rmig_link_poll(link, err);
 
     if (ret == 0) {
-        ret = rmig_link_arm(link, err);
+        ret = arm_and_poll(link, err);
     }
     if (ret != 0) {
         return ret > 0;
@@ -376,6 +392,7 @@ bool rmig_link_step(RMigLink *link, int64_t deadline_us, const char *what,
         return false;
     }
     link->waiter.wait_readable(link->waiter.opaque, link->epoll_fd);
+    take_fds(link);
     return true;
 }
 

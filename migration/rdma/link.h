@@ -101,7 +101,7 @@ RMigVerbs *rmig_link_verbs(RMigLink *link);
 int rmig_link_fd(const RMigLink *link);
 
 /*
- * rmig_link_poll: handle what is there, without sleeping
+ * rmig_link_poll: handle what has completed, without a system call
  * Returns 1 if anything happened, 0 if nothing, -1 on a fatal error, which is
  * kept: every later call fails with it.
  */

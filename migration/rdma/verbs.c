@@ -392,7 +392,8 @@ void rmig_verbs_take_events(RMigVerbs *v)
     struct ibv_cq *cq;
     void *context;
 
-    while (ibv_get_cq_event(v->channel, &cq, &context) == 0) {
+    /* One, as one was asked for; another would keep the fd readable */
+    if (ibv_get_cq_event(v->channel, &cq, &context) == 0) {
         v->unacked_events++;
     }
     /* Acknowledging takes a lock; do it in bulk */
