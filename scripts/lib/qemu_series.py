@@ -69,9 +69,10 @@ def export(repo: Repository, source: pathlib.Path,
         git("commit", "-q", "--allow-empty", "-m", "pristine")
         git("tag", "base")
         for count, part in enumerate(repo.parts, 1):
-            Tree(work).lay(pristine.plan(repo, repo.parts[:count]))
+            if not Tree(work).lay(pristine.plan(repo, repo.parts[:count])):
+                continue
             git("add", "-A", "--", ".", ":!.qemu-rdma")
-            git("commit", "-q", "--allow-empty", "-m", _message(part))
+            git("commit", "-q", "-m", _message(part))
         git("format-patch", "-q", "--no-signature", "--zero-commit",
             "--full-index", "--no-renames", "-o", str(target.resolve()),
             "base")
