@@ -54,8 +54,7 @@ bool rmig_memlock_allows(uint64_t bytes, GError **err)
 typedef struct RMigCounters {
     uint64_t write_bytes;       /* by RDMA Write */
     uint64_t writes;            /* work requests */
-    uint64_t control_bytes;     /* sent in control messages, but for the
-                                   stream's own bytes */
+    uint64_t control_bytes;     /* of messages, without the stream's bytes */
     uint64_t control_messages;  /* sent */
     uint64_t zero_runs;         /* COMPRESS messages */
     uint64_t chunks_registered;

@@ -18,7 +18,10 @@
 #define REMEDY_SAME_MACHINE \
     "start both QEMUs with the same machine type, memory and devices"
 
-G_DEFINE_QUARK(rmig-blocks-error-quark, rmig_blocks_error)
+GQuark rmig_blocks_error_quark(void)
+{
+    return g_quark_from_static_string("rmig-blocks-error");
+}
 
 static void block_free(gpointer data)
 {

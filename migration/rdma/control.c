@@ -82,7 +82,10 @@ struct RMigControl {
     uint64_t sent_bytes;
 };
 
-G_DEFINE_QUARK(rmig-control-error-quark, rmig_control_error)
+GQuark rmig_control_error_quark(void)
+{
+    return g_quark_from_static_string("rmig-control-error");
+}
 
 static void set_state(RMigControl *c, RMigControlState state)
 {

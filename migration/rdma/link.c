@@ -25,7 +25,10 @@ struct RMigShutdown {
     gint triggered;
 };
 
-G_DEFINE_QUARK(rmig-link-error-quark, rmig_link_error)
+GQuark rmig_link_error_quark(void)
+{
+    return g_quark_from_static_string("rmig-link-error");
+}
 
 RMigShutdown *rmig_shutdown_new(GError **err)
 {

@@ -89,7 +89,8 @@ uint16_t rmig_listener_port(const RMigListener *listener);
  */
 RMigLink *rmig_listener_take(RMigListener *listener, const char *name,
                              const RMigWaiter *waiter, RMigShutdown *shutdown,
-                             uint32_t *flags, GError **err) G_GNUC_WARN_UNUSED_RESULT;
+                             uint32_t *flags, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
 /* @flags: granted */
 bool rmig_link_accept(RMigLink *link, uint32_t flags, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;

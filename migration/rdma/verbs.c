@@ -34,7 +34,10 @@ struct RMigMr {
 /* Written by registering threads, read by statistics */
 static _Atomic uint64_t pinned_bytes;
 
-G_DEFINE_QUARK(rmig-verbs-error-quark, rmig_verbs_error)
+GQuark rmig_verbs_error_quark(void)
+{
+    return g_quark_from_static_string("rmig-verbs-error");
+}
 
 G_GNUC_PRINTF(3, 4)
 static void set_errno_error(GError **err, int errnum, const char *fmt, ...)

@@ -70,7 +70,10 @@ static const TypeRule type_rules[RMIG_WIRE_TYPES] = {
 #undef EMPTY
 #undef RECORDS
 
-G_DEFINE_QUARK(rmig-wire-error-quark, rmig_wire_error)
+GQuark rmig_wire_error_quark(void)
+{
+    return g_quark_from_static_string("rmig-wire-error");
+}
 
 /* Each moves the cursor behind what it has written or read */
 static void put32(uint8_t **cursor, uint32_t value)

@@ -77,8 +77,11 @@ typedef struct RMigWireBlock {
 } RMigWireBlock;
 
 typedef struct RMigWireRegister {
-    uint64_t key;    /* REGISTER: address in the destination's ram_addr_t
-                        space; UNREGISTER: chunk number in the block */
+    /*
+     * REGISTER: address in the destination's ram_addr_t space; UNREGISTER:
+     * chunk number in the block
+     */
+    uint64_t key;
     uint32_t block;  /* index in the announced order */
     uint64_t chunks; /* further chunks behind the one that holds key */
 } RMigWireRegister;
@@ -147,9 +150,10 @@ bool rmig_wire_private_unpack(const void *buf, size_t bytes,
  * @buf, @bytes: what the receive completion says has arrived
  *
  * Checks: a whole header; a known type other than NONE, which is never sent;
- * len within the limit and within @bytes (what follows is ignored); and per type: no data where none belongs, a whole number of records,
- * at least one, at most the limit, and for REGISTER_REQUEST,
- * UNREGISTER_REQUEST and COMPRESS len == repeat * record size.
+ * len within the limit and within @bytes (what follows is ignored); and per
+ * type: no data where none belongs, a whole number of records, at least one,
+ * at most the limit, and for REGISTER_REQUEST, UNREGISTER_REQUEST and COMPRESS
+ * len == repeat * record size.
  * RAM_BLOCKS_RESULT counts its records by len alone, and so does
  * REGISTER_RESULT (a stock destination answers N requests with one record of
  * repeat N); neither needs a particular repeat.  QEMU_FILE must not be empty.
