@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "control.h"
+#include "log.h"
 
 #define SLOT_BYTES RMIG_WIRE_MESSAGE_MAX_BYTES
 #define N_SMALL 3
@@ -89,6 +90,8 @@ GQuark rmig_control_error_quark(void)
 
 static void set_state(RMigControl *c, RMigControlState state)
 {
+    RMIG_LOG("control %p: %s -> %s", (void *)c, state_names[c->state],
+             state_names[state]);
     c->state = state;
 }
 
@@ -167,6 +170,8 @@ static void recv_done(RMigWork *work, uint32_t bytes)
         fail(c, err);
         return;
     }
+    RMIG_LOG("control %p: got %s, %u bytes, %u records", (void *)c,
+             rmig_wire_type_name(msg.type), msg.len, msg.n_records);
     if (msg.type == RMIG_WIRE_ERROR) {
         fail(c, g_error_new(RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PEER,
                             "the peer gave up the migration; its own log "
@@ -287,12 +292,22 @@ static bool post_message(RMigControl *c, RMigSlot *slot, RMigWireType type,
         g_prefix_error(err, "sending %s: ", rmig_wire_type_name(type));
         return false;
     }
+    RMIG_LOG("control %p: sent %s, %u bytes", (void *)c,
+             rmig_wire_type_name(type), len);
     c->sent_messages++;
     c->sent_bytes += RMIG_WIRE_HEADER_BYTES;
     if (type != RMIG_WIRE_QEMU_FILE) {
         c->sent_bytes += len;
     }
     return true;
+}
+
+/* On a link that has failed: with which error */
+static void report_failure(RMigControl *c, GError **err)
+{
+    while (rmig_link_poll(c->link, err) > 0) {
+        /* what arrived before the failure comes first */
+    }
 }
 
 bool rmig_control_may_command(const RMigControl *c)
@@ -305,7 +320,12 @@ bool rmig_control_command(RMigControl *c, RMigWireType type, uint32_t len,
 {
     int64_t deadline = deadline_after(RMIG_CONTROL_TIMEOUT_MS);
 
-    g_assert(c->commands && (COMMANDS & BIT(type)) && !c->held);
+    g_assert(c->commands && (COMMANDS & BIT(type)));
+    if (rmig_link_failed(c->link)) {
+        report_failure(c, err);
+        return false;
+    }
+    g_assert(!c->held);
     while (c->state != RMIG_CONTROL_CREDIT) {
         if (!rmig_link_step(c->link, deadline, "the peer to say READY", err)) {
             g_prefix_error(err, "before sending %s: ",
@@ -363,9 +383,7 @@ int rmig_control_receive(RMigControl *c, bool wait, RMigWireMessage *msg,
     if (c->held) {
         /* The caller could not use it, failed the link, and asks again */
         g_assert(rmig_link_failed(c->link));
-        while (rmig_link_poll(c->link, err) > 0) {
-            /* until what arrived before the failure is out of the way */
-        }
+        report_failure(c, err);
         return -1;
     }
     if (c->state == RMIG_CONTROL_IDLE && !say_ready(c, err)) {
@@ -422,7 +440,7 @@ void rmig_control_send_error(RMigControl *c)
 
     if (slot->busy ||
         !post_message(c, slot, RMIG_WIRE_ERROR, 0, 1, &err)) {
-        g_debug("not telling the peer: %s", err ? err->message : "said");
+        RMIG_LOG("not telling the peer: %s", err ? err->message : "said");
     }
 }
 

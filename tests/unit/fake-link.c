@@ -71,23 +71,46 @@ void fake_link_script_raw(RMigLink *link, const void *data, uint32_t len)
     fake_link_script(link, g_bytes_new(data, len));
 }
 
-/* An obliging peer has taken every SEND so far, and wants another */
-static bool is_ready(RMigLink *link)
+static void say_ready(RMigLink *link, RMigWireType type, const FakePost *sent)
 {
-    return link->obliging && g_queue_is_empty(&link->script) &&
-           link->readies <= link->verbs->posts->len;
+    (void)type;
+    (void)sent;
+    fake_link_script_type(link, RMIG_WIRE_READY);
+}
+
+void fake_link_oblige(RMigLink *link)
+{
+    fake_link_script_type(link, RMIG_WIRE_READY);
+    link->peer = say_ready;
+}
+
+/* The peer sees what was sent to it since the last time */
+static void ask_peer(RMigLink *link)
+{
+    while (link->peer && link->answered < link->verbs->posts->len) {
+        const FakePost *post = fake_verbs_post(link->verbs, link->answered++);
+        RMigWireMessage msg;
+        gsize len;
+        const void *data;
+
+        if (post->kind == FAKE_SEND) {
+            data = g_bytes_get_data(post->data, &len);
+            g_assert_true(rmig_wire_message_unpack(data, len, &msg, NULL));
+            link->peer(link, msg.type, post);
+        }
+    }
 }
 
 /* Lets one thing happen; false if there is nothing left that could */
 static bool happen(RMigLink *link)
 {
     g_autoptr(GBytes) next = NULL;
+    unsigned ripe;
     gsize len;
     const void *data;
 
-    if (is_ready(link)) {
-        link->readies++;
-        fake_link_script_type(link, RMIG_WIRE_READY);
+    if (g_queue_is_empty(&link->script)) {
+        ask_peer(link);
     }
     next = g_queue_pop_head(&link->script);
 
@@ -99,24 +122,24 @@ static bool happen(RMigLink *link)
     }
     if (next) {
         /* What the peer reacts to may be unacknowledged, nothing older is */
-        if (fake_verbs_pending(link->verbs) > 1) {
-            fake_verbs_complete(link->verbs,
-                                fake_verbs_pending(link->verbs) - 1);
-        }
+        fake_verbs_complete(link->verbs, fake_verbs_ripe(link->verbs, 1));
         data = g_bytes_get_data(next, &len);
         fake_verbs_arrive(link->verbs, data, len);
         return true;
     }
-    if (fake_verbs_pending(link->verbs) > 0) {
-        fake_verbs_complete_all(link->verbs);
-        return true;
-    }
-    return false;
+    ripe = fake_verbs_ripe(link->verbs, 0);
+    fake_verbs_complete(link->verbs, ripe);
+    return ripe > 0;
 }
 
 int rmig_link_poll(RMigLink *link, GError **err)
 {
     link->steps++;
+    if (link->shutdown && rmig_shutdown_triggered(link->shutdown)) {
+        rmig_link_fail(link, g_error_new(RMIG_LINK_ERROR,
+                                         RMIG_LINK_ERROR_SHUTDOWN,
+                                         "the connection was shut down"));
+    }
     if (link->error) {
         if (err) {
             *err = g_error_copy(link->error);
@@ -165,7 +188,7 @@ void rmig_link_settle(RMigLink *link, int64_t timeout_ms)
 {
     g_assert_cmpint(timeout_ms, >, 0);
     g_assert_false(link->disconnected);
-    fake_verbs_complete_all(link->verbs);
+    fake_verbs_complete(link->verbs, fake_verbs_ripe(link->verbs, 0));
 }
 
 void rmig_link_disconnect(RMigLink *link)

@@ -18,13 +18,28 @@ struct RMigLink {
     RMigVerbs *verbs; /* owned */
     GError *error;
     GQueue script; /* of GBytes, owned; an empty one: the peer leaves */
-    bool obliging; /* the peer says READY by itself, once for each SEND */
-    unsigned readies;
+    /* Runs for each SEND, when the script has come to its end */
+    void (*peer)(RMigLink *link, RMigWireType type, const FakePost *sent);
+    void *peer_opaque;
+    unsigned answered; /* posts that the peer has seen */
     unsigned steps;
     bool disconnected;
+    /* Setting up: what the peer asked for or will grant, what it was given */
+    uint32_t asked;
+    uint32_t granted;
+    bool cannot_connect;
+    bool up;
+    unsigned host; /* a number for the host that the peer is on */
+    RMigShutdown *shutdown;
 };
 
 RMigLink *fake_link_new(void);
+/* The peer serves: it says READY, now and after each SEND */
+void fake_link_oblige(RMigLink *link);
+/* The next link that resolving or listening gives; it becomes the caller's */
+void fake_link_offer(RMigLink *link);
+/* Links that were refused so far */
+extern unsigned fake_links_refused;
 
 /* A well-formed message of the peer's, @len bytes of @data (NULL: zeros) */
 GBytes *fake_link_message(RMigWireType type, const void *data, uint32_t len,

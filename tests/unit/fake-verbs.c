@@ -109,6 +109,7 @@ static bool post(RMigVerbs *v, const FakePost *wanted, GError **err)
     if (made->kind == FAKE_SEND) {
         made->data = g_bytes_new(made->addr, made->bytes);
     }
+    made->completed_before = v->completed;
     g_ptr_array_add(v->posts, made);
     return true;
 }
@@ -190,10 +191,24 @@ void fake_verbs_complete(RMigVerbs *v, unsigned n)
     while (n-- > 0) {
         FakePost *done = g_ptr_array_index(v->posts, v->completed++);
 
+        if (done->kind == FAKE_WRITE && v->landed) {
+            v->landed(v->opaque, done);
+        }
         if (done->signalled) {
             done->work->done(done->work, 0);
         }
     }
+}
+
+unsigned fake_verbs_ripe(const RMigVerbs *v, unsigned keep)
+{
+    unsigned n = fake_verbs_pending(v);
+
+    n -= MIN(n, keep);
+    while (n > 0 && !fake_verbs_post(v, v->completed + n - 1)->signalled) {
+        n--;
+    }
+    return n;
 }
 
 void fake_verbs_complete_all(RMigVerbs *v)

@@ -28,6 +28,7 @@ typedef struct FakePost {
     uint64_t remote_addr;
     uint32_t rkey;
     GBytes *data; /* SEND: what was in the buffer when it was posted */
+    unsigned completed_before; /* requests, when this one was posted */
 } FakePost;
 
 struct RMigMr {
@@ -53,6 +54,10 @@ struct RMigVerbs {
     unsigned registered;  /* in all */
     int fail_post;        /* 0: the next post fails, 1: the one after, ... */
     int fail_register;    /* likewise */
+    bool revoked;
+    /* Runs when a write completes: it has landed */
+    void (*landed)(void *opaque, const FakePost *write);
+    void *opaque;
 };
 
 RMigVerbs *fake_verbs_new(void);
@@ -65,6 +70,8 @@ void fake_verbs_arrive(RMigVerbs *verbs, const void *data, uint32_t bytes);
 void fake_verbs_complete(RMigVerbs *verbs, unsigned n);
 void fake_verbs_complete_all(RMigVerbs *verbs);
 unsigned fake_verbs_pending(const RMigVerbs *verbs);
+/* How many can complete, the newest @keep aside: up to a signalled one */
+unsigned fake_verbs_ripe(const RMigVerbs *verbs, unsigned keep);
 
 FakePost *fake_verbs_post(const RMigVerbs *verbs, unsigned i);
 /* The last request posted */

@@ -21,7 +21,9 @@ static void setup(Fixture *f, bool writes)
     f->link = fake_link_new();
     f->control = rmig_control_new(f->link, writes, NULL);
     g_assert_nonnull(f->control);
-    f->link->obliging = writes;
+    if (writes) {
+        fake_link_oblige(f->link);
+    }
     rmig_stream_init(&f->stream, f->control);
 }
 
@@ -30,6 +32,13 @@ static void teardown(Fixture *f)
     rmig_link_disconnect(f->link);
     rmig_control_free(f->control);
     rmig_link_free(f->link);
+}
+
+/* The peer forgets its manners: only what is scripted from now on happens */
+static void take_over(Fixture *f)
+{
+    f->link->peer = NULL;
+    g_queue_clear_full(&f->link->script, (GDestroyNotify)g_bytes_unref);
 }
 
 static unsigned sends(const Fixture *f)
@@ -134,6 +143,7 @@ static void test_write_fails(void)
     Fixture f;
 
     setup(&f, true);
+    take_over(&f);
     fake_link_script_close(f.link);
     g_assert_false(rmig_stream_write(&f.stream, data,
                                      RMIG_WIRE_DATA_MAX_BYTES, &err));
@@ -142,6 +152,7 @@ static void test_write_fails(void)
     teardown(&f);
 
     setup(&f, true);
+    take_over(&f);
     fake_link_script_type(f.link, RMIG_WIRE_ERROR);
     g_assert_true(rmig_stream_write(&f.stream, "x", 1, NULL));
     g_assert_false(rmig_stream_flush(&f.stream, &err));

@@ -1,0 +1,155 @@
+/*
+ * A stand-in for the link room's setting up
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Links come from fake_link_offer(), in that order, whichever side asks.
+ */
+#include "fake-link.h"
+
+static GQueue offered = G_QUEUE_INIT;
+
+struct RMigShutdown {
+    bool triggered;
+};
+
+struct RMigListener {
+    int unused;
+};
+
+void fake_link_offer(RMigLink *link)
+{
+    g_queue_push_tail(&offered, link);
+}
+
+RMigShutdown *rmig_shutdown_new(GError **err)
+{
+    (void)err;
+    return g_new0(RMigShutdown, 1);
+}
+
+void rmig_shutdown_free(RMigShutdown *shutdown)
+{
+    g_free(shutdown);
+}
+
+void rmig_shutdown_trigger(RMigShutdown *shutdown)
+{
+    shutdown->triggered = true;
+}
+
+bool rmig_shutdown_triggered(const RMigShutdown *shutdown)
+{
+    return shutdown->triggered;
+}
+
+RMigLink *rmig_link_resolve(const char *name, const RMigWaiter *waiter,
+                            RMigShutdown *shutdown,
+                            const struct sockaddr *addr, GError **err)
+{
+    RMigLink *link = g_queue_pop_head(&offered);
+
+    (void)name;
+    (void)waiter;
+    (void)addr;
+    if (!link) {
+        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
+                    "no RDMA device leads to that address");
+        return NULL;
+    }
+    link->shutdown = shutdown;
+    return link;
+}
+
+bool rmig_link_connect(RMigLink *link, uint32_t flags, uint32_t *answer,
+                       GError **err)
+{
+    /* the peer may send as soon as it is connected */
+    g_assert_cmpuint(g_queue_get_length(&link->verbs->recvs), >, 0);
+    if (link->cannot_connect) {
+        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
+                    "connection refused");
+        return false;
+    }
+    link->asked = flags;
+    *answer = flags & link->granted;
+    link->up = true;
+    return true;
+}
+
+RMigListener *rmig_listener_new(const struct sockaddr *addr, GError **err)
+{
+    (void)addr;
+    (void)err;
+    return g_new0(RMigListener, 1);
+}
+
+void rmig_listener_free(RMigListener *listener)
+{
+    g_free(listener);
+}
+
+int rmig_listener_fd(const RMigListener *listener)
+{
+    g_assert_nonnull(listener);
+    return 43;
+}
+
+uint16_t rmig_listener_port(const RMigListener *listener)
+{
+    g_assert_nonnull(listener);
+    return 4444;
+}
+
+RMigLink *rmig_listener_take(RMigListener *listener, const char *name,
+                             const RMigWaiter *waiter, RMigShutdown *shutdown,
+                             uint32_t *flags, GError **err)
+{
+    RMigLink *link = g_queue_pop_head(&offered);
+
+    (void)listener;
+    (void)name;
+    (void)waiter;
+    (void)err;
+    if (link) {
+        *flags = link->asked;
+        link->shutdown = shutdown;
+    }
+    return link;
+}
+
+bool rmig_link_accept(RMigLink *link, uint32_t flags, GError **err)
+{
+    g_assert_cmpuint(g_queue_get_length(&link->verbs->recvs), >, 0);
+    if (link->cannot_connect) {
+        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_TIMEOUT,
+                    "timed out while waiting for the peer");
+        return false;
+    }
+    link->granted = flags;
+    link->up = true;
+    return true;
+}
+
+unsigned fake_links_refused;
+
+void rmig_link_refuse(RMigLink *link)
+{
+    (void)link;
+    fake_links_refused++;
+}
+
+bool rmig_link_same_peer(const RMigLink *a, const RMigLink *b)
+{
+    return a->host == b->host;
+}
+
+bool rmig_link_is_up(const RMigLink *link)
+{
+    return link->up && !link->error;
+}
+
+void rmig_link_revoke(RMigLink *link)
+{
+    link->verbs->revoked = true;
+}
