@@ -32,6 +32,18 @@
 /* The channel that listens or receives, if there is one; main loop only */
 static QIOChannelRDMA *incoming;
 
+/* The core's own events, if anybody traces them when a migration starts */
+static void trace_line(const char *line)
+{
+    trace_rdma_core(line);
+}
+
+static void set_core_trace(void)
+{
+    rmig_trace = trace_event_get_state_backends(TRACE_RDMA_CORE) ?
+                 trace_line : NULL;
+}
+
 /* ---- what goes with RDMA ------------------------------------------------ */
 
 static const struct {
@@ -223,6 +235,7 @@ void rdma_start_outgoing_migration(void *opaque, InetSocketAddress *addr,
     QEMUFile *f;
     QIOTask *task;
 
+    set_core_trace();
     trace_rdma_outgoing_start(addr->host, addr->port, config.pin_all,
                               config.return_path);
     if (!check_pin_all(errp)) {
@@ -388,6 +401,7 @@ void rdma_start_incoming_migration(InetSocketAddress *addr, Error **errp)
     struct addrinfo *list = look_up(addr, true, errp);
     GError *err = NULL;
 
+    set_core_trace();
     for (struct addrinfo *ai = list; ai && !rioc->dest; ai = ai->ai_next) {
         g_clear_error(&err);
         rioc->dest = rmig_dest_new(&config, ai->ai_addr, &err);

@@ -42,6 +42,12 @@ typedef struct RMigWaiter {
 extern const RMigWaiter rmig_poll_waiter;
 
 /*
+ * For tracing: while it is set, called with a line of text, without a newline,
+ * for each thing that happens.  NULL at first; may be changed at any time.
+ */
+extern void (*rmig_trace)(const char *line);
+
+/*
  * rmig_memlock_allows: whether this process may pin @bytes
  *
  * False with the limit and the remedy in @err.  A privileged process

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "conn.h"
+#include "log.h"
 
 /* How long the peer's NIC may take to acknowledge our last words */
 #define SETTLE_MS 3000
@@ -58,7 +59,7 @@ void rmig_conn_disconnect(RMigConn *conn, bool failed)
         rmig_control_send_error(conn->control);
         rmig_link_settle(conn->link, FAILED_SETTLE_MS);
     } else if (!rmig_stream_flush(&conn->stream, &err)) {
-        g_debug("the end of the stream was not sent: %s", err->message);
+        RMIG_LOG("the end of the stream was not sent: %s", err->message);
     } else {
         rmig_link_settle(conn->link, SETTLE_MS);
     }

@@ -18,6 +18,7 @@
 #include <netinet/in.h>
 #include <string.h>
 
+#include "log.h"
 #include "link-priv.h"
 
 #define LISTEN_BACKLOG 8
@@ -335,7 +336,7 @@ void rmig_link_refuse(RMigLink *link)
 
     rmig_wire_private_pack(priv, &ours);
     if (rdma_reject(link->id, priv, sizeof(priv)) != 0) {
-        g_debug("refusing a connection failed: %s", g_strerror(errno));
+        RMIG_LOG("refusing a connection failed: %s", g_strerror(errno));
     }
     link->state = RMIG_LINK_DOWN;
 }

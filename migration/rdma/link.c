@@ -15,6 +15,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include "log.h"
 #include "link-priv.h"
 
 #define TICK_US G_USEC_PER_SEC
@@ -58,7 +59,7 @@ void rmig_shutdown_trigger(RMigShutdown *shutdown)
 
     g_atomic_int_set(&shutdown->triggered, 1);
     if (write(shutdown->fd, &one, sizeof(one)) < 0) {
-        g_debug("waking the waiters failed: %s", g_strerror(errno));
+        RMIG_LOG("waking the waiters failed: %s", g_strerror(errno));
     }
 }
 
@@ -160,7 +161,7 @@ void rmig_link_fail(RMigLink *link, GError *err)
         g_error_free(err);
         return;
     }
-    g_debug("%s: %s", link->name, err->message);
+    RMIG_LOG("%s: %s", link->name, err->message);
     link->error = err;
 }
 
@@ -201,8 +202,8 @@ static void handle_cm_event(RMigLink *link, const struct rdma_cm_event *event)
 {
     const struct rdma_conn_param *conn = &event->param.conn;
 
-    g_debug("%s: CM event %s, status %d", link->name,
-            rdma_event_str(event->event), event->status);
+    RMIG_LOG("%s: CM event %s, status %d", link->name,
+             rdma_event_str(event->event), event->status);
     switch (event->event) {
     case RDMA_CM_EVENT_ADDR_RESOLVED:
         link->state = RMIG_LINK_ADDR_RESOLVED;
@@ -416,12 +417,12 @@ void rmig_link_settle(RMigLink *link, int64_t timeout_ms)
         rmig_verbs_take_events(link->verbs);
         if (!rmig_verbs_arm(link->verbs, &err) ||
             rmig_verbs_poll(link->verbs, &err) < 0) {
-            g_debug("%s: not settled: %s", link->name, err->message);
+            RMIG_LOG("%s: not settled: %s", link->name, err->message);
             return;
         }
         left_us = deadline - g_get_monotonic_time();
         if (left_us <= 0) {
-            g_debug("%s: not settled in time", link->name);
+            RMIG_LOG("%s: not settled in time", link->name);
             return;
         }
         if (rmig_verbs_sends_in_flight(link->verbs) > 0) {
@@ -440,8 +441,8 @@ void rmig_link_revoke(RMigLink *link)
 void rmig_link_disconnect(RMigLink *link)
 {
     if (link->state == RMIG_LINK_UP && rdma_disconnect(link->id) != 0) {
-        g_debug("%s: disconnecting failed: %s", link->name,
-                g_strerror(errno));
+        RMIG_LOG("%s: disconnecting failed: %s", link->name,
+                 g_strerror(errno));
     }
     link->state = RMIG_LINK_DOWN;
     if (link->qp_made) {

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "log.h"
 #include "verbs-priv.h"
 
 struct RMigVerbs {
@@ -135,8 +136,8 @@ void rmig_verbs_revoke(RMigVerbs *v)
 
     /* Its only failure is a queue pair that is already beyond use */
     if (v->qp && ibv_modify_qp(v->qp, &attr, IBV_QP_STATE) != 0) {
-        g_debug("the queue pair could not be moved to ERR: %s",
-                g_strerror(errno));
+        RMIG_LOG("the queue pair could not be moved to ERR: %s",
+                 g_strerror(errno));
     }
 }
 
@@ -205,6 +206,9 @@ RMigMr *rmig_mr_register(RMigVerbs *v, void *addr, uint64_t bytes,
     self = g_new0(RMigMr, 1);
     self->mr = mr;
     pinned_bytes += bytes;
+    RMIG_LOG("mr %p: registered %" G_GUINT64_FORMAT " bytes at %p, rkey 0x%x%s",
+             (void *)self, (guint64)bytes, addr, mr->rkey,
+             remote_write ? ", remote write" : "");
     return self;
 }
 
@@ -213,6 +217,7 @@ void rmig_mr_unregister(RMigMr *mr)
     if (!mr) {
         return;
     }
+    RMIG_LOG("mr %p: unregister", (void *)mr);
     pinned_bytes -= mr->mr->length;
     if (ibv_dereg_mr(mr->mr) != 0) {
         g_warning("unregistering a memory region failed: %s",
@@ -260,6 +265,9 @@ static bool post_to_send_queue(RMigVerbs *v, struct ibv_send_wr *wr,
         set_errno_error(err, ret, "posting a %s failed", work->what);
         return false;
     }
+    RMIG_LOG("qp 0x%x: posted %s %p, %u bytes%s, %u slots used", v->qp->qp_num,
+             work->what, (void *)work, wr->num_sge ? wr->sg_list->length : 0,
+             signalled ? ", signalled" : "", v->send_used);
     return true;
 }
 
@@ -342,6 +350,8 @@ static bool handle_completion(RMigVerbs *v, const struct ibv_wc *wc,
 {
     RMigWork *work = (RMigWork *)(uintptr_t)wc->wr_id;
 
+    RMIG_LOG("qp 0x%x: completed %s %p: %s", v->qp->qp_num, work->what,
+             (void *)work, ibv_wc_status_str(wc->status));
     if (wc->status != IBV_WC_SUCCESS) {
         g_autofree char *about = work->describe ? work->describe(work) : NULL;
 
