@@ -482,16 +482,25 @@ static int add_source_block(RAMBlock *rb, void *opaque)
                                  qemu_ram_get_used_length(rb), err) ? 0 : -1;
 }
 
+/*
+ * The end of the SETUP stage, in which the migration thread holds the BQL.  It
+ * is dropped here: under pin-all the exchange registers all memory, which can
+ * take seconds in which the guest and the monitor want to go on.
+ */
 static bool exchange_blocks(RMigSource *source, GError **err)
 {
     void *args[] = { source, err };
+    bool ok;
 
     WITH_RCU_READ_LOCK_GUARD() {
         if (foreach_not_ignored_block(add_source_block, args) != 0) {
             return false;
         }
     }
-    return rmig_source_exchange(source, err);
+    bql_unlock();
+    ok = rmig_source_exchange(source, err);
+    bql_lock();
+    return ok;
 }
 
 int rdma_registration_start(QEMUFile *f, uint64_t flags)
