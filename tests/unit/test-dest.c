@@ -1,0 +1,665 @@
+/*
+ * Unit tests of the destination: connections, commands, hostile sources
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * On the fakes of link and verbs: the source is a script.
+ */
+#include "blocks.h"
+#include "control.h"
+#include "fake-link.h"
+
+#include <linux/capability.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define MIB RMIG_CHUNK_BYTES
+#define PAGE UINT64_C(4096)
+#define RAM_BYTES (3 * MIB + PAGE)
+#define RAM_OFFSET UINT64_C(0x40000000)
+
+typedef struct Fixture {
+    RMigDest *dest;
+    RMigLink *link;
+    RMigVerbs *verbs;
+    uint8_t *ram, *rom;
+    bool list_fails;
+    unsigned zero_calls;
+    uint64_t ram_bytes;
+    char *warning;
+} Fixture;
+
+/* ---- what the face supplies ---- */
+
+/* In another order than the source's */
+static bool list_blocks(void *opaque, GError **err)
+{
+    Fixture *f = opaque;
+
+    if (f->list_fails) {
+        g_set_error(err, RMIG_BLOCKS_ERROR, 0, "no list today");
+        return false;
+    }
+    return rmig_dest_add_block(f->dest, "rom", f->rom, 0x1000, PAGE, err) &&
+           rmig_dest_add_block(f->dest, "empty", NULL, 0x2000, 0, err) &&
+           rmig_dest_add_block(f->dest, "ram", f->ram, RAM_OFFSET, RAM_BYTES,
+                               err);
+}
+
+static void zero(void *opaque, void *host, uint64_t len)
+{
+    Fixture *f = opaque;
+
+    f->zero_calls++;
+    memset(host, 0, len);
+}
+
+static uint64_t ram_bytes(void *opaque)
+{
+    return ((Fixture *)opaque)->ram_bytes;
+}
+
+static void warn(void *opaque, const char *message)
+{
+    Fixture *f = opaque;
+
+    g_free(f->warning);
+    f->warning = g_strdup(message);
+}
+
+static const RMigDestOps ops = {
+    .list_blocks = list_blocks, .zero = zero, .ram_bytes = ram_bytes,
+    .warn = warn,
+};
+
+/* ---- fixture ---- */
+
+static void setup(Fixture *f)
+{
+    struct sockaddr addr = { .sa_family = AF_INET };
+    RMigDestConfig config = { .waiter = rmig_poll_waiter, .ops = &ops,
+                              .opaque = f };
+
+    memset(f, 0, sizeof(*f));
+    f->ram_bytes = RAM_BYTES;
+    f->ram = g_malloc(RAM_BYTES);
+    f->rom = g_malloc(PAGE);
+    memset(f->ram, 0xee, RAM_BYTES);
+    memset(f->rom, 0xee, PAGE);
+    f->dest = rmig_dest_new(&config, &addr, NULL);
+    g_assert_nonnull(f->dest);
+}
+
+static void accept_main(Fixture *f, uint32_t flags)
+{
+    f->link = fake_link_new();
+    f->verbs = f->link->verbs;
+    f->link->asked = flags;
+    fake_link_offer(f->link);
+    g_assert_cmpint(rmig_dest_accept(f->dest, NULL), ==, RMIG_ACCEPTED_MAIN);
+}
+
+/* The fakes check that nothing is left registered */
+static void teardown(Fixture *f)
+{
+    rmig_dest_free(f->dest);
+    g_free(f->ram);
+    g_free(f->rom);
+    g_free(f->warning);
+}
+
+static void note_blocks(Fixture *f)
+{
+    g_assert_true(rmig_dest_note_block(f->dest, "ram", NULL));
+    g_assert_true(rmig_dest_note_block(f->dest, "rom", NULL));
+    g_assert_true(rmig_dest_note_block(f->dest, "empty", NULL));
+}
+
+/* The order above: */
+enum { RAM, ROM, EMPTY };
+
+static void finish(Fixture *f)
+{
+    fake_link_script_type(f->link, RMIG_WIRE_REGISTER_FINISHED);
+    g_assert_true(rmig_dest_handle(f->dest, NULL));
+}
+
+/* Connected, the blocks exchanged, out of the hook again */
+static void setup_exchanged(Fixture *f, uint32_t flags)
+{
+    setup(f);
+    accept_main(f, flags);
+    note_blocks(f);
+    fake_link_script_type(f->link, RMIG_WIRE_RAM_BLOCKS_REQUEST);
+    finish(f);
+}
+
+static void script_register(Fixture *f, RMigWireType type, uint32_t block,
+                            uint64_t key, uint64_t chunks)
+{
+    RMigWireRegister reg = { .key = key, .block = block, .chunks = chunks };
+    uint8_t data[RMIG_WIRE_REGISTER_BYTES];
+
+    rmig_wire_register_pack(data, &reg);
+    fake_link_script(f->link, fake_link_message(type, data, sizeof(data), 1));
+}
+
+static void script_zero_run(Fixture *f, uint32_t value, uint32_t block,
+                            uint64_t offset, uint64_t length)
+{
+    RMigWireZeroRun run = { .value = value, .block = block, .offset = offset,
+                            .length = length };
+    uint8_t data[RMIG_WIRE_ZERO_RUN_BYTES];
+
+    rmig_wire_zero_run_pack(data, &run);
+    fake_link_script(f->link, fake_link_message(RMIG_WIRE_COMPRESS, data,
+                                                sizeof(data), 1));
+}
+
+/* The last message that we sent, but for READY */
+static void last_answer(const Fixture *f, RMigWireMessage *msg)
+{
+    for (unsigned i = f->verbs->posts->len; i-- > 0; ) {
+        gsize len;
+        const void *data =
+            g_bytes_get_data(fake_verbs_post(f->verbs, i)->data, &len);
+
+        g_assert_true(rmig_wire_message_unpack(data, len, msg, NULL));
+        if (msg->type != RMIG_WIRE_READY) {
+            return;
+        }
+    }
+    g_assert_not_reached();
+}
+
+/* What the next hook brings is refused, and the memory is as it was */
+static void assert_refused(Fixture *f, const char *needle)
+{
+    g_autoptr(GError) err = NULL;
+    g_autoptr(GError) again = NULL;
+
+    g_assert_false(rmig_dest_handle(f->dest, &err));
+    if (strstr(err->message, needle) == NULL) {
+        g_error("'%s' does not say '%s'", err->message, needle);
+    }
+    g_assert_true(rmig_link_failed(f->link));
+    g_assert_cmpuint(f->zero_calls, ==, 0);
+    g_assert_cmphex(f->ram[0], ==, 0xee);
+    g_assert_cmphex(f->rom[0], ==, 0xee);
+    /* nor does it go on afterwards */
+    g_assert_false(rmig_dest_handle(f->dest, &again));
+    g_assert_nonnull(again);
+}
+
+/* ---- connections ---- */
+
+static void test_accept(void)
+{
+    RMigLink *back, *stranger;
+    g_autoptr(GError) err = NULL;
+    Fixture f;
+
+    setup(&f);
+    g_assert_cmpint(rmig_dest_listen_fd(f.dest), ==, 43);
+    g_assert_cmpint(rmig_dest_port(f.dest), ==, 4444);
+    g_assert_null(rmig_dest_stream(f.dest));
+    g_assert_cmpint(rmig_dest_accept(f.dest, &err), ==, RMIG_ACCEPTED_NOTHING);
+    g_assert_no_error(err);
+
+    accept_main(&f, 0);
+    g_assert_nonnull(rmig_dest_stream(f.dest));
+    g_assert_null(rmig_dest_return_stream(f.dest));
+    g_assert_cmpuint(f.link->granted, ==, 0);
+
+    stranger = fake_link_new();
+    stranger->host = 99;
+    fake_links_refused = 0;
+    fake_link_offer(stranger);
+    g_assert_cmpint(rmig_dest_accept(f.dest, &err), ==, RMIG_ACCEPTED_NOTHING);
+    g_assert_nonnull(strstr(err->message, "refused another"));
+    g_assert_cmpuint(fake_links_refused, ==, 1);
+    g_clear_error(&err);
+
+    back = fake_link_new();
+    fake_link_offer(back);
+    g_assert_cmpint(rmig_dest_accept(f.dest, NULL), ==, RMIG_ACCEPTED_RETURN);
+    g_assert_nonnull(rmig_dest_return_stream(f.dest));
+
+    fake_link_offer(fake_link_new());
+    g_assert_cmpint(rmig_dest_accept(f.dest, &err), ==, RMIG_ACCEPTED_NOTHING);
+    g_assert_nonnull(err);
+    g_assert_cmpuint(fake_links_refused, ==, 2);
+
+    rmig_dest_stop_listening(f.dest);
+    g_assert_cmpint(rmig_dest_listen_fd(f.dest), ==, -1);
+    teardown(&f);
+}
+
+/* The first one gives up half way: the listener takes the next */
+static void test_accept_fails(void)
+{
+    g_autoptr(GError) err = NULL;
+    RMigLink *link;
+    Fixture f;
+
+    setup(&f);
+    link = fake_link_new();
+    link->cannot_connect = true;
+    fake_link_offer(link);
+    g_assert_cmpint(rmig_dest_accept(f.dest, &err), ==, RMIG_ACCEPTED_NOTHING);
+    g_assert_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_TIMEOUT);
+    g_assert_null(rmig_dest_stream(f.dest));
+    g_clear_error(&err);
+
+    link = fake_link_new();
+    link->verbs->fail_register = 0;
+    fake_link_offer(link);
+    g_assert_cmpint(rmig_dest_accept(f.dest, &err), ==, RMIG_ACCEPTED_NOTHING);
+    g_assert_nonnull(strstr(err->message, "setting up the control channel"));
+
+    accept_main(&f, 0);
+    teardown(&f);
+}
+
+static void test_unknown_flags(void)
+{
+    Fixture f;
+
+    setup(&f);
+    accept_main(&f, 0xfffffffe);
+    g_assert_cmphex(f.link->granted, ==, 0);
+    teardown(&f);
+}
+
+/* Whether this process may ignore its limit of locked memory */
+static void set_ipc_lock(bool on)
+{
+    struct __user_cap_header_struct header = {
+        .version = _LINUX_CAPABILITY_VERSION_3,
+    };
+    struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+    struct __user_cap_data_struct *word = &data[CAP_TO_INDEX(CAP_IPC_LOCK)];
+    uint32_t bit = CAP_TO_MASK(CAP_IPC_LOCK);
+
+    g_assert_cmpint(syscall(SYS_capget, &header, data), ==, 0);
+    word->effective = on ? word->effective | (word->permitted & bit) :
+                      word->effective & ~bit;
+    g_assert_cmpint(syscall(SYS_capset, &header, data), ==, 0);
+}
+
+/* A limit of locked memory that cannot carry the RAM: the flag is cleared */
+static void test_pin_all_declined(void)
+{
+    struct rlimit limit, before;
+    Fixture f;
+
+    g_assert_cmpint(getrlimit(RLIMIT_MEMLOCK, &before), ==, 0);
+    limit = before;
+    limit.rlim_cur = MIN(limit.rlim_max, 2 * MIB);
+    g_assert_cmpint(setrlimit(RLIMIT_MEMLOCK, &limit), ==, 0);
+    set_ipc_lock(false);
+
+    setup(&f);
+    accept_main(&f, RMIG_WIRE_FLAG_PIN_ALL);
+    g_assert_cmphex(f.link->granted, ==, 0);
+    g_assert_nonnull(strstr(f.warning, "memory-lock limit"));
+    teardown(&f);
+
+    setup(&f);
+    f.ram_bytes = limit.rlim_cur;
+    accept_main(&f, RMIG_WIRE_FLAG_PIN_ALL);
+    g_assert_cmphex(f.link->granted, ==, RMIG_WIRE_FLAG_PIN_ALL);
+    g_assert_null(f.warning);
+    teardown(&f);
+
+    g_assert_cmpint(setrlimit(RLIMIT_MEMLOCK, &before), ==, 0);
+    set_ipc_lock(true);
+}
+
+/* ---- the blocks ---- */
+
+static void test_blocks(gconstpointer data)
+{
+    uint32_t flags = GPOINTER_TO_UINT(data);
+    RMigWireMessage msg;
+    RMigWireBlock block[3];
+    Fixture f;
+
+    setup_exchanged(&f, flags);
+    last_answer(&f, &msg);
+    g_assert_cmpint(msg.type, ==, RMIG_WIRE_RAM_BLOCKS_RESULT);
+    g_assert_cmpuint(msg.n_records, ==, 3);
+    for (unsigned i = 0; i < 3; i++) {
+        rmig_wire_block_unpack(&msg, i, &block[i]);
+    }
+    g_assert_cmphex(block[RAM].host_addr, ==, (uintptr_t)f.ram);
+    g_assert_cmphex(block[RAM].offset, ==, RAM_OFFSET);
+    g_assert_cmphex(block[RAM].length, ==, RAM_BYTES);
+    g_assert_cmphex(block[ROM].host_addr, ==, (uintptr_t)f.rom);
+    g_assert_cmphex(block[ROM].length, ==, PAGE);
+    g_assert_cmphex(block[EMPTY].length, ==, 0);
+    g_assert_cmphex(block[EMPTY].rkey, ==, 0);
+    if (flags) {
+        g_assert_cmphex(block[RAM].rkey, !=, 0);
+        g_assert_cmphex(block[ROM].rkey, !=, 0);
+        g_assert_cmpuint(f.verbs->mrs->len, ==, 3);
+        g_assert_true(((RMigMr *)f.verbs->mrs->pdata[1])->remote_write);
+    } else {
+        g_assert_cmphex(block[RAM].rkey, ==, 0);
+        g_assert_cmpuint(f.verbs->mrs->len, ==, 1);
+    }
+    teardown(&f);
+}
+
+static void test_blocks_refused(void)
+{
+    g_autoptr(GError) err = NULL;
+    Fixture f;
+
+    setup(&f);
+    accept_main(&f, 0);
+    g_assert_true(rmig_dest_note_block(f.dest, "ram", NULL));
+    fake_link_script_type(f.link, RMIG_WIRE_RAM_BLOCKS_REQUEST);
+    assert_refused(&f, "the source has no RAM block");
+    teardown(&f);
+
+    setup(&f);
+    accept_main(&f, 0);
+    note_blocks(&f);
+    g_assert_true(rmig_dest_note_block(f.dest, "nvram", NULL));
+    fake_link_script_type(f.link, RMIG_WIRE_RAM_BLOCKS_REQUEST);
+    assert_refused(&f, "'nvram' that does not exist here");
+    teardown(&f);
+
+    setup(&f);
+    accept_main(&f, 0);
+    note_blocks(&f);
+    f.list_fails = true;
+    fake_link_script_type(f.link, RMIG_WIRE_RAM_BLOCKS_REQUEST);
+    assert_refused(&f, "no list today");
+    teardown(&f);
+
+    setup_exchanged(&f, 0);
+    g_assert_false(rmig_dest_note_block(f.dest, "late", &err));
+    g_assert_nonnull(strstr(err->message, "late"));
+    fake_link_script_type(f.link, RMIG_WIRE_RAM_BLOCKS_REQUEST);
+    assert_refused(&f, "asked twice");
+    teardown(&f);
+
+    setup(&f);
+    accept_main(&f, RMIG_WIRE_FLAG_PIN_ALL);
+    note_blocks(&f);
+    f.verbs->fail_register = 1;
+    fake_link_script_type(f.link, RMIG_WIRE_RAM_BLOCKS_REQUEST);
+    assert_refused(&f, "pinning all guest memory");
+    teardown(&f);
+}
+
+/* ---- commands ---- */
+
+static void test_register(void)
+{
+    RMigWireMessage msg;
+    RMigWireResult result;
+    const RMigMr *mr;
+    Fixture f;
+
+    setup_exchanged(&f, 0);
+    script_register(&f, RMIG_WIRE_REGISTER_REQUEST, RAM,
+                    RAM_OFFSET + MIB + 5, 2);
+    finish(&f);
+    last_answer(&f, &msg);
+    g_assert_cmpint(msg.type, ==, RMIG_WIRE_REGISTER_RESULT);
+    g_assert_cmpuint(msg.n_records, ==, 1);
+    rmig_wire_result_unpack(&msg, 0, &result);
+    g_assert_cmpuint(f.verbs->mrs->len, ==, 2);
+    mr = f.verbs->mrs->pdata[1];
+    g_assert_cmphex(result.rkey, ==, mr->rkey);
+    g_assert_cmphex(result.host_addr, ==, (uintptr_t)f.ram);
+    g_assert_true(mr->addr == f.ram + MIB);
+    g_assert_cmpuint(mr->bytes, ==, 2 * MIB + PAGE);
+    g_assert_true(mr->remote_write);
+
+    /* chunk by chunk it is given back */
+    script_register(&f, RMIG_WIRE_UNREGISTER_REQUEST, RAM, 1, 1);
+    script_register(&f, RMIG_WIRE_UNREGISTER_REQUEST, RAM, 3, 0);
+    finish(&f);
+    last_answer(&f, &msg);
+    g_assert_cmpint(msg.type, ==, RMIG_WIRE_UNREGISTER_FINISHED);
+    g_assert_cmpuint(msg.len, ==, 0);
+    g_assert_cmpuint(f.verbs->mrs->len, ==, 1);
+    teardown(&f);
+}
+
+/* A message of several records has as many results */
+static void test_register_many(void)
+{
+    uint8_t data[3 * RMIG_WIRE_REGISTER_BYTES];
+    RMigWireMessage msg;
+    RMigWireResult result;
+    Fixture f;
+
+    setup_exchanged(&f, 0);
+    for (unsigned i = 0; i < 3; i++) {
+        RMigWireRegister reg = {
+            .key = i == 2 ? 0x1000 : RAM_OFFSET + i * MIB,
+            .block = i == 2 ? ROM : RAM,
+        };
+
+        rmig_wire_register_pack(data + i * RMIG_WIRE_REGISTER_BYTES, &reg);
+    }
+    fake_link_script(f.link, fake_link_message(RMIG_WIRE_REGISTER_REQUEST,
+                                               data, sizeof(data), 3));
+    finish(&f);
+    last_answer(&f, &msg);
+    g_assert_cmpuint(msg.n_records, ==, 3);
+    for (unsigned i = 0; i < 3; i++) {
+        rmig_wire_result_unpack(&msg, i, &result);
+        g_assert_cmphex(result.rkey, ==,
+                        ((RMigMr *)f.verbs->mrs->pdata[i + 1])->rkey);
+        g_assert_cmphex(result.host_addr, ==,
+                        (uintptr_t)(i == 2 ? f.rom : f.ram));
+    }
+    teardown(&f);
+}
+
+static void test_zero_run(void)
+{
+    Fixture f;
+
+    setup_exchanged(&f, 0);
+    script_zero_run(&f, 0, RAM, RAM_OFFSET + PAGE, 2 * MIB);
+    script_zero_run(&f, 0, ROM, 0x1000, PAGE);
+    finish(&f);
+    g_assert_cmpuint(f.zero_calls, ==, 2);
+    g_assert_cmphex(f.ram[PAGE - 1], ==, 0xee);
+    g_assert_cmphex(f.ram[PAGE], ==, 0);
+    g_assert_cmphex(f.ram[PAGE + 2 * MIB - 1], ==, 0);
+    g_assert_cmphex(f.ram[PAGE + 2 * MIB], ==, 0xee);
+    g_assert_cmphex(f.rom[PAGE - 1], ==, 0);
+    teardown(&f);
+}
+
+/* Numbers that lead out of the guest's memory */
+static void test_hostile_numbers(void)
+{
+    static const struct {
+        RMigWireType type;
+        uint32_t block;
+        uint64_t key;
+        uint64_t chunks;
+    } cases[] = {
+        { RMIG_WIRE_REGISTER_REQUEST, 3, RAM_OFFSET, 0 },
+        { RMIG_WIRE_REGISTER_REQUEST, UINT32_MAX, RAM_OFFSET, 0 },
+        { RMIG_WIRE_REGISTER_REQUEST, RAM, RAM_OFFSET - 1, 0 },
+        { RMIG_WIRE_REGISTER_REQUEST, RAM, RAM_OFFSET + RAM_BYTES, 0 },
+        { RMIG_WIRE_REGISTER_REQUEST, RAM, 0, 0 },
+        { RMIG_WIRE_REGISTER_REQUEST, RAM, RAM_OFFSET, 4 },
+        { RMIG_WIRE_REGISTER_REQUEST, RAM, RAM_OFFSET, UINT64_MAX },
+        { RMIG_WIRE_REGISTER_REQUEST, EMPTY, 0x2000, 0 },
+        { RMIG_WIRE_UNREGISTER_REQUEST, 3, 0, 0 },
+        { RMIG_WIRE_UNREGISTER_REQUEST, RAM, 4, 0 },
+        { RMIG_WIRE_UNREGISTER_REQUEST, RAM, 0, 4 },
+        { RMIG_WIRE_UNREGISTER_REQUEST, RAM, UINT64_MAX, UINT64_MAX },
+        { RMIG_WIRE_UNREGISTER_REQUEST, EMPTY, 0, 0 },
+        { RMIG_WIRE_COMPRESS, 3, RAM_OFFSET, PAGE },
+        { RMIG_WIRE_COMPRESS, RAM, RAM_OFFSET - PAGE, PAGE },
+        { RMIG_WIRE_COMPRESS, RAM, RAM_OFFSET, RAM_BYTES + 1 },
+        { RMIG_WIRE_COMPRESS, RAM, RAM_OFFSET, UINT64_MAX },
+        { RMIG_WIRE_COMPRESS, RAM, RAM_OFFSET + PAGE, UINT64_MAX - PAGE },
+        { RMIG_WIRE_COMPRESS, RAM, RAM_OFFSET, 0 },
+        { RMIG_WIRE_COMPRESS, EMPTY, 0x2000, 1 },
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+        Fixture f;
+
+        setup_exchanged(&f, 0);
+        if (cases[i].type == RMIG_WIRE_COMPRESS) {
+            script_zero_run(&f, 0, cases[i].block, cases[i].key,
+                            cases[i].chunks);
+        } else {
+            script_register(&f, cases[i].type, cases[i].block, cases[i].key,
+                            cases[i].chunks);
+        }
+        assert_refused(&f, rmig_wire_type_name(cases[i].type));
+        g_assert_cmpuint(f.verbs->mrs->len, ==, 1);
+        teardown(&f);
+    }
+}
+
+/* Well-formed messages where they do not belong */
+static void test_out_of_place(void)
+{
+    static const RMigWireType early[] = {
+        RMIG_WIRE_COMPRESS, RMIG_WIRE_REGISTER_REQUEST,
+        RMIG_WIRE_UNREGISTER_REQUEST, RMIG_WIRE_QEMU_FILE,
+    };
+    Fixture f;
+    char byte;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(early); i++) {
+        setup(&f);
+        accept_main(&f, 0);
+        note_blocks(&f);
+        fake_link_script_type(f.link, early[i]);
+        assert_refused(&f, rmig_wire_type_name(early[i]));
+        teardown(&f);
+    }
+
+    setup_exchanged(&f, 0);
+    fake_link_script_type(f.link, RMIG_WIRE_QEMU_FILE);
+    assert_refused(&f, "in the middle of a round");
+    teardown(&f);
+
+    setup_exchanged(&f, 0);
+    script_zero_run(&f, 1, RAM, RAM_OFFSET, PAGE);
+    assert_refused(&f, "only 0 is defined");
+    teardown(&f);
+
+    setup_exchanged(&f, 0);
+    fake_link_script_type(f.link, RMIG_WIRE_REGISTER_RESULT);
+    assert_refused(&f, "the peer sent REGISTER_RESULT while");
+    teardown(&f);
+
+    /* the stream goes on in the message that held the hook */
+    setup_exchanged(&f, 0);
+    fake_link_script(f.link, fake_link_message(RMIG_WIRE_QEMU_FILE, "ab", 2,
+                                               1));
+    g_assert_cmpint(rmig_stream_read(rmig_dest_stream(f.dest), &byte, 1, true,
+                                     NULL), ==, 1);
+    assert_refused(&f, "goes on behind the RAM hook");
+    teardown(&f);
+}
+
+static void test_source_gives_up(void)
+{
+    Fixture f;
+
+    setup_exchanged(&f, 0);
+    fake_link_script_type(f.link, RMIG_WIRE_ERROR);
+    assert_refused(&f, "gave up");
+    teardown(&f);
+
+    setup_exchanged(&f, 0);
+    fake_link_script_close(f.link);
+    assert_refused(&f, "closed the connection");
+    teardown(&f);
+}
+
+/* Our own failures are errors of the migration, and the source is told */
+static void test_local_failures(void)
+{
+    g_autoptr(GPtrArray) posts = NULL;
+    const FakePost *last;
+    Fixture f;
+
+    setup_exchanged(&f, 0);
+    f.verbs->fail_register = 0;
+    script_register(&f, RMIG_WIRE_REGISTER_REQUEST, RAM, RAM_OFFSET, 0);
+    assert_refused(&f, "RAM block ram, chunks 0 to 0");
+    posts = g_ptr_array_ref(f.verbs->posts);
+    rmig_dest_close(f.dest, false); /* failed, whatever the caller thinks */
+    last = g_ptr_array_index(posts, posts->len - 1);
+    g_assert_cmpuint(((const uint8_t *)g_bytes_get_data(last->data, NULL))[7],
+                     ==, RMIG_WIRE_ERROR);
+    teardown(&f);
+}
+
+/* ---- the end ---- */
+
+static void test_revoke(void)
+{
+    Fixture f;
+
+    setup(&f);
+    rmig_dest_revoke(f.dest); /* without a connection it has no effect */
+    teardown(&f);
+
+    setup_exchanged(&f, RMIG_WIRE_FLAG_PIN_ALL);
+    rmig_dest_revoke(f.dest);
+    g_assert_true(f.verbs->revoked);
+    g_assert_cmpuint(f.verbs->mrs->len, ==, 3); /* unpinning comes later */
+    teardown(&f);
+}
+
+static void test_counters(void)
+{
+    RMigCounters counters;
+    Fixture f;
+
+    setup_exchanged(&f, 0);
+    script_register(&f, RMIG_WIRE_REGISTER_REQUEST, RAM, RAM_OFFSET, 3);
+    finish(&f);
+    rmig_dest_counters(f.dest, &counters);
+    g_assert_cmpuint(counters.chunks_registered, ==, 4);
+    g_assert_cmpuint(counters.control_messages, ==, f.verbs->posts->len);
+    teardown(&f);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/dest/accept", test_accept);
+    g_test_add_func("/dest/accept/fails", test_accept_fails);
+    g_test_add_func("/dest/accept/unknown-flags", test_unknown_flags);
+    g_test_add_func("/dest/accept/pin-all-declined", test_pin_all_declined);
+    g_test_add_data_func("/dest/blocks/chunks", GUINT_TO_POINTER(0),
+                         test_blocks);
+    g_test_add_data_func("/dest/blocks/pin-all",
+                         GUINT_TO_POINTER(RMIG_WIRE_FLAG_PIN_ALL),
+                         test_blocks);
+    g_test_add_func("/dest/blocks/refused", test_blocks_refused);
+    g_test_add_func("/dest/register", test_register);
+    g_test_add_func("/dest/register/many", test_register_many);
+    g_test_add_func("/dest/zero-run", test_zero_run);
+    g_test_add_func("/dest/hostile/numbers", test_hostile_numbers);
+    g_test_add_func("/dest/hostile/out-of-place", test_out_of_place);
+    g_test_add_func("/dest/source-gives-up", test_source_gives_up);
+    g_test_add_func("/dest/local-failures", test_local_failures);
+    g_test_add_func("/dest/revoke", test_revoke);
+    g_test_add_func("/dest/counters", test_counters);
+    return g_test_run();
+}
