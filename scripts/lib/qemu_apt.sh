@@ -70,9 +70,14 @@ rmig_missing_packages() {
     done
 }
 
+# rmig_install APT-GET-ARGUMENTS: quietly, unless it fails.
 rmig_install() {
-    DEBIAN_FRONTEND=noninteractive apt-get "$@" >&2 ||
-        rmig_die "apt-get failed; its messages are above"
+    local log="$rmig_cache/apt/install.log"
+    mkdir -p "$rmig_cache/apt"
+    DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
+        "$@" >"$log" 2>&1 && return
+    cat "$log" >&2
+    rmig_die "apt-get $* failed; its messages are above"
 }
 
 # Install what is missing of these, as root; else say the command.
@@ -85,8 +90,9 @@ rmig_require_packages() {
             "apt-get install ${missing[*]}"
     fi
     rmig_note "Installing what the build needs: ${missing[*]}"
-    rmig_archive >/dev/null
-    rmig_install -qq -y --no-install-recommends install "${missing[@]}"
+    # Old lists would name packages that the archive no longer has.
+    apt-get -qq update >&2 || rmig_die "apt-get update failed"
+    rmig_install install "${missing[@]}"
 }
 
 # The meson that Debian's python3 has, as a number: 1.7.0 is 10700.
@@ -99,7 +105,7 @@ print("%d%02d%02d" % tuple(int(n) for n in version.split(".")[:3]))
 
 # QEMU wants meson 1.5; Debian 12 has it among its backports.
 rmig_require_meson() {
-    local codename package=meson
+    local codename backport=meson/bookworm-backports
     [ "$(rmig_meson_version)" -lt 10500 ] || return 0
     # shellcheck source=/dev/null
     codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
@@ -111,11 +117,10 @@ rmig_require_meson() {
     fi
     if [ "$(id -u)" -ne 0 ]; then
         rmig_die "QEMU needs meson 1.5; as root, with bookworm-backports" \
-            "in apt's sources: apt-get install $package/bookworm-backports"
+            "in apt's sources: apt-get install $backport"
     fi
     rmig_note "Installing meson 1.5 or later from bookworm-backports"
     rmig_apt_setup backports "deb @ bookworm main" \
         "deb @ bookworm-backports main"
-    rmig_install "${rmig_apt_options[@]}" -qq -y --no-install-recommends \
-        install "$package/bookworm-backports"
+    rmig_install "${rmig_apt_options[@]}" install "$backport"
 }
