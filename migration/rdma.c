@@ -105,6 +105,7 @@ static struct addrinfo *look_up(InetSocketAddress *addr, bool passive,
     };
     const char *host = *addr->host ? addr->host : NULL;
     struct addrinfo *list = NULL;
+    unsigned long port;
     Error *err = NULL;
     int ret;
 
@@ -115,6 +116,12 @@ static struct addrinfo *look_up(InetSocketAddress *addr, bool passive,
     }
     if (!host && !passive) {
         error_setg(errp, "RDMA: no host given, as in rdma:HOST:PORT");
+        return NULL;
+    }
+    /* getaddrinfo() would quietly take it modulo 65536 */
+    if (qemu_strtoul(addr->port, NULL, 10, &port) == 0 && port > UINT16_MAX) {
+        error_setg(errp, "RDMA: %s is no port: they end at %d", addr->port,
+                   UINT16_MAX);
         return NULL;
     }
     ret = getaddrinfo(host, addr->port, &hints, &list);
