@@ -2,7 +2,8 @@
 """What a process holds of the RDMA device and of the kernel, and what it kept.
 
 Read from outside: the device's objects from the kernel's resource tracking
-(rdma resource), the rest from /proc.
+(rdma resource), the rest from /proc. Objects of the kernel's own carry its
+modules' names ("comm") and no process id.
 """
 
 import collections
@@ -22,7 +23,12 @@ RELEASE_SECONDS = 5
 
 
 def _objects(pid):
-    """The device's objects that @pid holds, by kind; one program run."""
+    """The device's objects that @pid holds, by kind.
+
+    The kernel knows the thread that made an object, and nobody once that
+    thread has ended: such objects are counted too, whoever's they are.
+    """
+    threads = {int(tid) for tid in os.listdir(f"/proc/{pid}/task")}
     batch = "".join(f"resource show {kind}\n" for kind in KINDS)
     run = subprocess.run(["rdma", "-j", "-b", "/dev/stdin"], input=batch,
                          capture_output=True, text=True)
@@ -33,7 +39,8 @@ def _objects(pid):
     for kind in KINDS:
         items, end = json.JSONDecoder().raw_decode(rest)
         rest = rest[end:].lstrip()
-        counts[kind] = sum(item.get("pid") == pid for item in items)
+        counts[kind] = sum(item["pid"] in threads if "pid" in item
+                           else "comm" not in item for item in items)
     return counts
 
 
