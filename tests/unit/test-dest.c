@@ -545,7 +545,7 @@ static void test_out_of_place(void)
         accept_main(&f, 0);
         note_blocks(&f);
         fake_link_script_type(f.link, early[i]);
-        assert_refused(&f, rmig_wire_type_name(early[i]));
+        assert_refused(&f, "before it asked for the RAM blocks");
         teardown(&f);
     }
 

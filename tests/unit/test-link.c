@@ -105,6 +105,12 @@ static void write_breaks(void)
     fake_rdma_complete((uintptr_t)&current->work, IBV_WC_RETRY_EXC_ERR, 0);
 }
 
+static void message_and_break(void)
+{
+    message_arrives();
+    write_breaks();
+}
+
 static void shut_down(void)
 {
     rmig_shutdown_trigger(current->shutdown);
@@ -536,6 +542,17 @@ static void test_message_before_goodbye(void)
     }
     step_until_failure(&f, 0, &err);
     assert_says(&err, RMIG_LINK_ERROR_CLOSED, "closed");
+    teardown(&f);
+
+    /* nor does an error completion behind it hide it */
+    setup_connected(&f);
+    set_script(message_and_break, NULL, NULL);
+    while (f.done == 0) {
+        g_assert_true(rmig_link_step(f.link, 0, "a test", NULL));
+    }
+    step_until_failure(&f, 0, &err);
+    g_assert_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_COMPLETION);
+    g_clear_error(&err);
     teardown(&f);
 }
 
