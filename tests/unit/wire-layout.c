@@ -8,6 +8,7 @@
  * offering messages to the validator.
  */
 #include "blocks.h"
+#include "control.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -22,6 +23,9 @@ static void show_constants(void)
     printf("const RMIG_WIRE_BLOCKS_MAX %u\n", RMIG_WIRE_BLOCKS_MAX);
     printf("const RMIG_CHUNK_BYTES %llu\n",
            (unsigned long long)RMIG_CHUNK_BYTES);
+    printf("const RMIG_CONTROL_TIMEOUT_MS %u\n", RMIG_CONTROL_TIMEOUT_MS);
+    printf("const RMIG_LINK_RESOLVE_MS %u\n", RMIG_LINK_RESOLVE_MS);
+    printf("const RMIG_LINK_CONNECT_MS %u\n", RMIG_LINK_CONNECT_MS);
     printf("flag PIN_ALL %d\n", g_bit_nth_lsf(RMIG_WIRE_FLAG_PIN_ALL, -1));
     printf("flags-known %u\n", RMIG_WIRE_FLAGS_KNOWN);
 }
