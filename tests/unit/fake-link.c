@@ -9,7 +9,10 @@
 
 #include <string.h>
 
-G_DEFINE_QUARK(rmig-link-error-quark, rmig_link_error)
+GQuark rmig_link_error_quark(void)
+{
+    return g_quark_from_static_string("rmig-link-error-quark");
+}
 
 RMigLink *fake_link_new(void)
 {

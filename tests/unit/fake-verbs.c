@@ -9,7 +9,10 @@
 
 #include <string.h>
 
-G_DEFINE_QUARK(rmig-verbs-error-quark, rmig_verbs_error)
+GQuark rmig_verbs_error_quark(void)
+{
+    return g_quark_from_static_string("rmig-verbs-error-quark");
+}
 
 static void post_free(gpointer data)
 {
@@ -187,7 +190,8 @@ void fake_verbs_complete(RMigVerbs *v, unsigned n)
 {
     g_assert_cmpuint(n, <=, fake_verbs_pending(v));
     /* A device reports nothing, and frees no slot, for an unsignalled one */
-    g_assert_true(n == 0 || fake_verbs_post(v, v->completed + n - 1)->signalled);
+    g_assert_true(n == 0 ||
+                  fake_verbs_post(v, v->completed + n - 1)->signalled);
     while (n-- > 0) {
         FakePost *done = g_ptr_array_index(v->posts, v->completed++);
 
