@@ -25,6 +25,11 @@
 
 /* Zero runs that may wait for a READY before we wait for it */
 #define ZERO_RUNS_MAX 1024
+/*
+ * Where a zero run ends at the latest.  The destination looks at every page of
+ * it before it says READY again, in its main loop: that must not take seconds.
+ */
+#define ZERO_RUN_MAX_BYTES (UINT64_C(1) << 30)
 /* Pages between two looks at whether a READY has come for waiting zero runs */
 #define PUMP_PAGES 32
 /* Pinning is slow on some systems: seconds more to wait for each GiB */
@@ -329,7 +334,8 @@ static bool add_zero(RMigSource *s, const RMigBlock *block, uint64_t offset,
     RMigZeroRun *run = &s->zero_run;
 
     if (run->bytes > 0 && run->block == block &&
-        run->offset + run->bytes == offset) {
+        run->offset + run->bytes == offset &&
+        run->bytes + len <= ZERO_RUN_MAX_BYTES) {
         run->bytes += len;
         return true;
     }

@@ -49,6 +49,7 @@ typedef struct Fixture {
     uint8_t *registered[N_BLOCKS]; /* by chunk, by the destination */
     unsigned seen[RMIG_WIRE_TYPES]; /* messages, by type */
     uint64_t zeroed_bytes;
+    uint64_t longest_run;
 } Fixture;
 
 /* ---- the destination in miniature ---- */
@@ -149,7 +150,10 @@ static void take_zero_run(Fixture *f, const RMigWireMessage *msg)
     g_assert_cmphex(run.offset, >=, b->remote_offset);
     g_assert_cmpuint(run.length, <=,
                      b->length - (run.offset - b->remote_offset));
-    memset(b->theirs + (run.offset - b->remote_offset), 0, run.length);
+    if (b->theirs) {
+        memset(b->theirs + (run.offset - b->remote_offset), 0, run.length);
+    }
+    f->longest_run = MAX(f->longest_run, run.length);
     f->zeroed_bytes += run.length;
 }
 
@@ -253,27 +257,34 @@ static RMigLink *offer_destination(Fixture *f)
     return link;
 }
 
-static void setup(Fixture *f, bool pin_all)
+/* Connected, and all blocks announced */
+static void start(Fixture *f, const RMigSourceConfig *config)
 {
     struct sockaddr addr = { .sa_family = AF_INET };
-    RMigSourceConfig config = { .waiter = rmig_poll_waiter,
-                                .is_zero = is_zero, .pin_all = pin_all };
 
-    memset(f, 0, sizeof(*f));
-    f->pinned = pin_all;
-    init_blocks(f);
     f->link = offer_destination(f);
     f->verbs = f->link->verbs;
-    f->source = rmig_source_new(&config, NULL);
+    f->source = rmig_source_new(config, NULL);
     g_assert_nonnull(f->source);
     g_assert_true(rmig_source_connect(f->source, &addr, NULL));
-    g_assert_cmpint(rmig_source_pins_all(f->source), ==, pin_all);
     for (unsigned i = 0; i < N_BLOCKS; i++) {
         const Block *b = &f->block[i];
 
         g_assert_true(rmig_source_add_block(f->source, b->name, b->ours,
                                             b->offset, b->length, NULL));
     }
+}
+
+static void setup(Fixture *f, bool pin_all)
+{
+    RMigSourceConfig config = { .waiter = rmig_poll_waiter,
+                                .is_zero = is_zero, .pin_all = pin_all };
+
+    memset(f, 0, sizeof(*f));
+    f->pinned = pin_all;
+    init_blocks(f);
+    start(f, &config);
+    g_assert_cmpint(rmig_source_pins_all(f->source), ==, pin_all);
 }
 
 static void setup_exchanged(Fixture *f, bool pin_all)
@@ -447,24 +458,49 @@ static void test_many_zero_runs(void)
     teardown(&f);
 }
 
-/* Without a detector nothing is taken for zero */
-static void test_no_zero_detection(void)
+static bool always_zero(const void *host, uint64_t len)
 {
-    struct sockaddr addr = { .sa_family = AF_INET };
-    RMigSourceConfig config = { .waiter = rmig_poll_waiter };
+    (void)host;
+    (void)len;
+    return true;
+}
+
+/* A guest of 5 GiB without a byte in it: no message asks for too much */
+static void test_longest_zero_run(void)
+{
+    uint64_t step = UINT64_C(256) << 20;
     Fixture f = { 0 };
 
     init_blocks(&f);
-    f.link = offer_destination(&f);
-    f.verbs = f.link->verbs;
-    f.source = rmig_source_new(&config, NULL);
-    g_assert_true(rmig_source_connect(f.source, &addr, NULL));
-    for (unsigned i = 0; i < N_BLOCKS; i++) {
-        const Block *b = &f.block[i];
-
-        g_assert_true(rmig_source_add_block(f.source, b->name, b->ours,
-                                            b->offset, b->length, NULL));
+    g_clear_pointer(&f.block[0].ours, g_free);
+    g_clear_pointer(&f.block[0].theirs, g_free);
+    f.block[0].length = UINT64_C(5) << 30;
+    f.block[0].ours = (uint8_t *)(uintptr_t)PAGE; /* never looked at */
+    f.block[0].remote_host = UINT64_C(0x660000000000);
+    f.block[1].offset = UINT64_C(0x2000000000);
+    f.block[2].offset = UINT64_C(0x3000000000);
+    start(&f, &(RMigSourceConfig) { .waiter = rmig_poll_waiter,
+                                    .is_zero = always_zero });
+    g_assert_true(rmig_source_exchange(f.source, NULL));
+    for (uint64_t at = 0; at < f.block[0].length; at += step) {
+        g_assert_cmpint(rmig_source_page(f.source, 0, at, step, NULL), ==,
+                        RMIG_PAGE_ZERO);
     }
+    g_assert_true(rmig_source_finish(f.source, NULL));
+    g_assert_cmpuint(f.seen[RMIG_WIRE_COMPRESS], ==, 5);
+    g_assert_cmpuint(f.longest_run, ==, 1 << 30);
+    g_assert_cmpuint(f.zeroed_bytes, ==, UINT64_C(5) << 30);
+    f.block[0].ours = NULL;
+    teardown(&f);
+}
+
+/* Without a detector nothing is taken for zero */
+static void test_no_zero_detection(void)
+{
+    Fixture f = { 0 };
+
+    init_blocks(&f);
+    start(&f, &(RMigSourceConfig) { .waiter = rmig_poll_waiter });
     g_assert_true(rmig_source_exchange(f.source, NULL));
     g_assert_cmpint(page(&f, 2, 0), ==, RMIG_PAGE_DATA);
     g_assert_true(rmig_source_finish(f.source, NULL));
@@ -721,6 +757,7 @@ int main(int argc, char **argv)
     g_test_add_func("/source/zero", test_zero);
     g_test_add_func("/source/zero/runs", test_zero_runs);
     g_test_add_func("/source/zero/many", test_many_zero_runs);
+    g_test_add_func("/source/zero/longest", test_longest_zero_run);
     g_test_add_func("/source/zero/no-detection", test_no_zero_detection);
     g_test_add_func("/source/large-pages", test_large_pages);
     g_test_add_func("/source/stream-before-command",
