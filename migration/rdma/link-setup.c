@@ -103,6 +103,13 @@ static bool wait_for_state(RMigLink *link, RMigLinkState state, int timeout_ms,
     return true;
 }
 
+static void set_resolve_error(GError **err, int errnum)
+{
+    g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED, "%s",
+                errnum == ENODEV ? "no RDMA device leads to that address" :
+                                   g_strerror(errnum));
+}
+
 static bool resolve(RMigLink *link, const struct sockaddr *addr, GError **err)
 {
     if (rdma_create_id(link->channel, &link->id, NULL, RDMA_PS_TCP) != 0) {
@@ -111,10 +118,7 @@ static bool resolve(RMigLink *link, const struct sockaddr *addr, GError **err)
     }
     if (rdma_resolve_addr(link->id, NULL, (struct sockaddr *)addr,
                           RMIG_LINK_RESOLVE_MS) != 0) {
-        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
-                    "%s", errno == ENODEV ?
-                    "no RDMA device leads to that address" :
-                    g_strerror(errno));
+        set_resolve_error(err, errno);
         return false;
     }
     if (!wait_for_state(link, RMIG_LINK_ADDR_RESOLVED,
@@ -123,7 +127,7 @@ static bool resolve(RMigLink *link, const struct sockaddr *addr, GError **err)
         return false;
     }
     if (rdma_resolve_route(link->id, RMIG_LINK_RESOLVE_MS) != 0) {
-        set_link_error(err, "resolving the route", errno);
+        set_resolve_error(err, errno);
         return false;
     }
     return wait_for_state(link, RMIG_LINK_ROUTE_RESOLVED,
@@ -187,6 +191,28 @@ bool rmig_link_connect(RMigLink *link, uint32_t flags, uint32_t *answer,
     return true;
 }
 
+static bool is_wildcard(const struct sockaddr *addr)
+{
+    if (addr->sa_family == AF_INET6) {
+        return IN6_IS_ADDR_UNSPECIFIED(
+            &((const struct sockaddr_in6 *)addr)->sin6_addr);
+    }
+    return ((const struct sockaddr_in *)addr)->sin_addr.s_addr == INADDR_ANY;
+}
+
+/* False with errno.  Loopback addresses can be bound to but lead nowhere. */
+static bool bind_to_device(struct rdma_cm_id *id, const struct sockaddr *addr)
+{
+    if (rdma_bind_addr(id, (struct sockaddr *)addr) != 0) {
+        return false;
+    }
+    if (!id->verbs && !is_wildcard(addr)) {
+        errno = EADDRNOTAVAIL;
+        return false;
+    }
+    return true;
+}
+
 RMigListener *rmig_listener_new(const struct sockaddr *addr, GError **err)
 {
     RMigListener *listener = g_new0(RMigListener, 1);
@@ -206,7 +232,7 @@ RMigListener *rmig_listener_new(const struct sockaddr *addr, GError **err)
         set_link_error(err, "creating a connection identifier", errno);
         goto fail;
     }
-    if (rdma_bind_addr(listener->id, (struct sockaddr *)addr) != 0 ||
+    if (!bind_to_device(listener->id, addr) ||
         rdma_listen(listener->id, LISTEN_BACKLOG) != 0) {
         g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
                     "listening on %s over RDMA failed: %s%s", text,

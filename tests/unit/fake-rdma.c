@@ -416,9 +416,12 @@ int rdma_reject(struct rdma_cm_id *id, const void *private_data,
 
 int rdma_bind_addr(struct rdma_cm_id *id, struct sockaddr *addr)
 {
-    (void)id;
     (void)addr;
-    return fails("rdma_bind_addr") ? -1 : 0;
+    if (fails("rdma_bind_addr")) {
+        return -1;
+    }
+    id->verbs = &fake_rdma.context;
+    return 0;
 }
 
 int rdma_listen(struct rdma_cm_id *id, int backlog)
