@@ -128,6 +128,7 @@ static bool resolve(RMigLink *link, const struct sockaddr *addr, GError **err)
     }
     if (rdma_resolve_route(link->id, RMIG_LINK_RESOLVE_MS) != 0) {
         set_resolve_error(err, errno);
+        g_prefix_error(err, "resolving the route: ");
         return false;
     }
     return wait_for_state(link, RMIG_LINK_ROUTE_RESOLVED,
