@@ -1,0 +1,184 @@
+/*
+ * Tests on a real RDMA device: finding it, and what must not stay behind
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * See device.h.
+ */
+#include <arpa/inet.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <rdma/rdma_cma.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "device.h"
+#include "verbs.h"
+
+#define REMEDY "no RDMA device with an active port and an IP address; " \
+               "run it in the lab: scripts/lab tests/lab/core-tests"
+
+static Address own[2]; /* IPv4, IPv6; family 0: none */
+
+static Address *own_slot(int family)
+{
+    return &own[family == AF_INET6];
+}
+
+/* Whether an RDMA device has that address; an id bound to it stays open */
+static bool bind_to(const struct sockaddr *addr)
+{
+    static struct rdma_event_channel *channel;
+    struct ibv_port_attr port;
+    struct rdma_cm_id *id;
+
+    if (!channel) {
+        channel = rdma_create_event_channel();
+    }
+    if (!channel || rdma_create_id(channel, &id, NULL, RDMA_PS_TCP) != 0) {
+        return false;
+    }
+    if (rdma_bind_addr(id, (struct sockaddr *)addr) == 0 && id->verbs &&
+        ibv_query_port(id->verbs, id->port_num, &port) == 0 &&
+        port.state == IBV_PORT_ACTIVE) {
+        /*
+         * Not destroyed: it keeps the device open, so that its descriptors
+         * are not taken for a leak of whoever opens it first.
+         */
+        return true;
+    }
+    rdma_destroy_id(id);
+    return false;
+}
+
+static bool usable(const struct ifaddrs *ifa)
+{
+    const struct sockaddr_in6 *in6 = (const void *)ifa->ifa_addr;
+
+    if (!ifa->ifa_addr || (ifa->ifa_flags & IFF_LOOPBACK)) {
+        return false;
+    }
+    return ifa->ifa_addr->sa_family == AF_INET ||
+           (ifa->ifa_addr->sa_family == AF_INET6 &&
+            !IN6_IS_ADDR_LINKLOCAL(&in6->sin6_addr));
+}
+
+static void find_addresses(void)
+{
+    struct ifaddrs *list;
+
+    if (getifaddrs(&list) != 0) {
+        return;
+    }
+    for (struct ifaddrs *ifa = list; ifa; ifa = ifa->ifa_next) {
+        if (usable(ifa) &&
+            !own_slot(ifa->ifa_addr->sa_family)->storage.ss_family &&
+            bind_to(ifa->ifa_addr)) {
+            memcpy(own_slot(ifa->ifa_addr->sa_family), ifa->ifa_addr,
+                   ifa->ifa_addr->sa_family == AF_INET6 ?
+                   sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in));
+        }
+    }
+    freeifaddrs(list);
+}
+
+void device_test_init(int *argc, char ***argv)
+{
+    g_test_init(argc, argv, NULL);
+    find_addresses();
+    if (!own[0].storage.ss_family && !own[1].storage.ss_family) {
+        printf("1..0 # SKIP " REMEDY "\n");
+        exit(0);
+    }
+}
+
+bool device_has(int family)
+{
+    if (own_slot(family)->storage.ss_family) {
+        return true;
+    }
+    g_test_skip(family == AF_INET6 ? "the RDMA device has no IPv6 address" :
+                                     "the RDMA device has no IPv4 address");
+    return false;
+}
+
+static void set_port(Address *address, uint16_t port)
+{
+    /* At the same place in both families */
+    ((struct sockaddr_in *)&address->storage)->sin_port = htons(port);
+}
+
+Address device_address(int family, uint16_t port)
+{
+    Address address = *own_slot(family);
+
+    g_assert_cmpint(address.storage.ss_family, ==, family);
+    set_port(&address, port);
+    return address;
+}
+
+Address address_parse(const char *text, uint16_t port)
+{
+    Address address = { 0 };
+    struct sockaddr_in *in = (void *)&address;
+    struct sockaddr_in6 *in6 = (void *)&address;
+
+    if (inet_pton(AF_INET, text, &in->sin_addr) == 1) {
+        in->sin_family = AF_INET;
+    } else {
+        in6->sin6_family = AF_INET6;
+        g_assert_cmpint(inet_pton(AF_INET6, text, &in6->sin6_addr), ==, 1);
+    }
+    set_port(&address, port);
+    return address;
+}
+
+const struct sockaddr *address_of(const Address *address)
+{
+    return (const struct sockaddr *)&address->storage;
+}
+
+bool device_is_lab(void)
+{
+    if (g_getenv("RMIG_LAB")) {
+        return true;
+    }
+    g_test_skip("it breaks the network, so it runs in the lab only: "
+                "scripts/lab tests/lab/core-tests");
+    return false;
+}
+
+Held held_now(void)
+{
+    GDir *dir = g_dir_open("/proc/self/fd", 0, NULL);
+    Held held = { 0 };
+
+    g_assert_nonnull(dir);
+    while (g_dir_read_name(dir)) {
+        held.fds++;
+    }
+    g_dir_close(dir);
+    return held;
+}
+
+void held_check(Held before)
+{
+    g_assert_cmpuint(rmig_mr_pinned_bytes(), ==, 0);
+    g_assert_cmpuint(held_now().fds, ==, before.fds);
+}
+
+double seconds_since(int64_t start_us)
+{
+    return (g_get_monotonic_time() - start_us) / 1e6;
+}
+
+void expect_error(GError *err, const char *part)
+{
+    g_assert_nonnull(err);
+    if (!strstr(err->message, part)) {
+        g_error("expected '%s' in the error: %s", part, err->message);
+    }
+    g_error_free(err);
+}

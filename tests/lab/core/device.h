@@ -1,0 +1,53 @@
+/*
+ * Tests on a real RDMA device: finding it, and what must not stay behind
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The tests need a device with an active port and an IP address.  Where there
+ * is none they skip; scripts/lab has one.
+ */
+#ifndef TEST_DEVICE_H
+#define TEST_DEVICE_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+/*
+ * Instead of g_test_init().  Ends the program, as skipped, without a device.
+ */
+void device_test_init(int *argc, char ***argv);
+
+/* Room for an address of either family */
+typedef struct Address {
+    struct sockaddr_storage storage;
+} Address;
+
+/* Whether the device has an address of @family; if not, the test is skipped */
+bool device_has(int family);
+/* Its address of @family, which it has, with @port */
+Address device_address(int family, uint16_t port);
+/* @text: numeric */
+Address address_parse(const char *text, uint16_t port);
+const struct sockaddr *address_of(const Address *address);
+/* Whether this is the lab's VM, whose network may be broken; else skips */
+bool device_is_lab(void);
+
+/*
+ * What must be as before at the end of a test: open files, and no memory
+ * registered by the core
+ */
+typedef struct Held {
+    unsigned fds;
+} Held;
+
+Held held_now(void);
+void held_check(Held before);
+
+double seconds_since(int64_t start_us);
+
+/* The error is one, and its text has @part in it; frees it */
+void expect_error(GError *err, const char *part);
+
+#endif
