@@ -58,7 +58,7 @@ bool rmig_memlock_allows(uint64_t bytes, GError **err)
 
 /* What one side of a migration did so far; all counted since it was created */
 typedef struct RMigCounters {
-    uint64_t write_bytes;       /* by RDMA Write */
+    uint64_t write_bytes;       /* by RDMA Write, posted or about to be */
     uint64_t writes;            /* work requests */
     uint64_t control_bytes;     /* of messages, without the stream's bytes */
     uint64_t control_messages;  /* sent */

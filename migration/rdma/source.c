@@ -463,7 +463,8 @@ bool rmig_source_finish(RMigSource *s, GError **err)
 void rmig_source_counters(const RMigSource *s, RMigCounters *counters)
 {
     memset(counters, 0, sizeof(*counters));
-    counters->write_bytes = s->writer.bytes;
+    /* A run that still grows counts too: rate limits go by single pages */
+    counters->write_bytes = s->writer.bytes + s->writer.run_bytes;
     counters->writes = s->writer.writes;
     counters->zero_runs = s->zero_runs_sent;
     counters->chunks_registered = s->local.chunks_registered;
