@@ -48,7 +48,8 @@ extern const RMigWaiter rmig_poll_waiter;
 extern void (*rmig_trace)(const char *line);
 
 /*
- * rmig_memlock_allows: whether this process may pin @bytes
+ * rmig_memlock_allows: whether this process may pin @bytes of guest RAM, on
+ * top of what the transport has pinned and needs for itself
  *
  * False with the limit and the remedy in @err.  A privileged process
  * (CAP_IPC_LOCK) may pin anything.

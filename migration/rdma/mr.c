@@ -13,6 +13,9 @@
 
 #include "mr.h"
 
+/* What goes on top of guest RAM: queues and message buffers of two links */
+#define RESERVE_BYTES (UINT64_C(8) << 20)
+
 struct RMigSpan {
     RMigMr *mr;
     uint64_t first;
@@ -152,6 +155,7 @@ bool rmig_memlock_allows(uint64_t bytes, GError **err)
 {
     struct rlimit limit;
 
+    bytes += rmig_mr_pinned_bytes() + RESERVE_BYTES;
     if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0 ||
         limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= bytes ||
         may_ignore_memlock()) {
