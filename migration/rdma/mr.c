@@ -14,7 +14,7 @@
 #include "mr.h"
 
 /* What goes on top of guest RAM: queues and message buffers of two links */
-#define RESERVE_BYTES (UINT64_C(8) << 20)
+#define RESERVE_BYTES (UINT64_C(5) << 20)
 
 struct RMigSpan {
     RMigMr *mr;

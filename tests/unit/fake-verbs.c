@@ -90,6 +90,11 @@ uint64_t rmig_mr_bytes(const RMigMr *mr)
     return mr->bytes;
 }
 
+uint64_t rmig_mr_pinned_bytes(void)
+{
+    return 0;
+}
+
 /* What a device would refuse: memory that is not registered */
 static void check_inside(const RMigMr *mr, const void *addr, uint64_t bytes)
 {

@@ -297,18 +297,19 @@ static void test_pin_all_declined(void)
 
     g_assert_cmpint(getrlimit(RLIMIT_MEMLOCK, &before), ==, 0);
     limit = before;
-    limit.rlim_cur = MIN(limit.rlim_max, 2 * MIB);
+    limit.rlim_cur = MIN(limit.rlim_max, 8 * MIB);
     g_assert_cmpint(setrlimit(RLIMIT_MEMLOCK, &limit), ==, 0);
     set_ipc_lock(false);
 
     setup(&f);
+    f.ram_bytes = limit.rlim_cur - 4 * MIB; /* the message buffers are left */
     accept_main(&f, RMIG_WIRE_FLAG_PIN_ALL);
     g_assert_cmphex(f.link->granted, ==, 0);
     g_assert_nonnull(strstr(f.warning, "memory-lock limit"));
     teardown(&f);
 
     setup(&f);
-    f.ram_bytes = limit.rlim_cur;
+    f.ram_bytes = limit.rlim_cur - 5 * MIB;
     accept_main(&f, RMIG_WIRE_FLAG_PIN_ALL);
     g_assert_cmphex(f.link->granted, ==, RMIG_WIRE_FLAG_PIN_ALL);
     g_assert_null(f.warning);
