@@ -49,7 +49,5 @@ RMigLink *rmig_link_alloc(const char *name, const RMigWaiter *waiter,
     G_GNUC_WARN_UNUSED_RESULT;
 bool rmig_link_watch_verbs(RMigLink *link, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
-/* A refusal may carry the peer's version: if it is not ours, say so */
-void rmig_link_note_rejection(RMigLink *link, const void *priv, size_t bytes);
 
 #endif

@@ -51,21 +51,6 @@ static char *address_text(const struct sockaddr *addr)
                            host, port);
 }
 
-void rmig_link_note_rejection(RMigLink *link, const void *priv, size_t bytes)
-{
-    g_autoptr(GError) err = NULL;
-    RMigWirePrivate peer;
-
-    /* The connection manager pads with zeros: version 0 is no statement */
-    if (!priv || bytes < sizeof(peer) || ((const uint8_t *)priv)[3] == 0 ||
-        rmig_wire_private_unpack(priv, bytes, &peer, &err)) {
-        return;
-    }
-    rmig_link_fail(link, g_error_new(RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
-                                     "the peer refused the connection: %s",
-                                     err->message));
-}
-
 /* On an id that has a device: completion queue, queue pair, epoll */
 static bool make_queue_pair(RMigLink *link, GError **err)
 {

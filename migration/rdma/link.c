@@ -198,6 +198,22 @@ static void set_event_error(RMigLink *link, const struct rdma_cm_event *event)
     rmig_link_fail(link, err);
 }
 
+/* A refusal may carry the peer's version: if it is not ours, say so */
+static void note_rejection(RMigLink *link, const void *priv, size_t bytes)
+{
+    g_autoptr(GError) err = NULL;
+    RMigWirePrivate peer;
+
+    /* The connection manager pads with zeros: version 0 is no statement */
+    if (!priv || bytes < sizeof(peer) || ((const uint8_t *)priv)[3] == 0 ||
+        rmig_wire_private_unpack(priv, bytes, &peer, &err)) {
+        return;
+    }
+    rmig_link_fail(link, g_error_new(RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
+                                     "the peer refused the connection: %s",
+                                     err->message));
+}
+
 static void handle_cm_event(RMigLink *link, const struct rdma_cm_event *event)
 {
     const struct rdma_conn_param *conn = &event->param.conn;
@@ -226,8 +242,7 @@ static void handle_cm_event(RMigLink *link, const struct rdma_cm_event *event)
     case RDMA_CM_EVENT_MULTICAST_ERROR:
         break;
     case RDMA_CM_EVENT_REJECTED:
-        rmig_link_note_rejection(link, conn->private_data,
-                                 conn->private_data_len);
+        note_rejection(link, conn->private_data, conn->private_data_len);
         set_event_error(link, event);
         break;
     default:
