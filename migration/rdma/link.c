@@ -165,6 +165,19 @@ void rmig_link_fail(RMigLink *link, GError *err)
     link->error = err;
 }
 
+/*
+ * What the peer said before it left, ERROR perhaps, tells more than that it
+ * left; both may have come since the last look.
+ */
+static void take_last_words(RMigLink *link)
+{
+    g_autoptr(GError) broken = NULL;
+
+    if (link->qp_made && rmig_verbs_poll(link->verbs, &broken) < 0) {
+        RMIG_LOG("%s: %s", link->name, broken->message);
+    }
+}
+
 /* What a CM event that ends a connection or an attempt means to a user */
 static void set_event_error(RMigLink *link, const struct rdma_cm_event *event)
 {
@@ -173,6 +186,7 @@ static void set_event_error(RMigLink *link, const struct rdma_cm_event *event)
 
     switch (event->event) {
     case RDMA_CM_EVENT_DISCONNECTED:
+        take_last_words(link);
         err = g_error_new(RMIG_LINK_ERROR, RMIG_LINK_ERROR_CLOSED,
                           "the peer closed the connection");
         break;
