@@ -22,8 +22,12 @@
 #include "link-priv.h"
 
 #define LISTEN_BACKLOG 8
-/* How often the NIC repeats an unanswered packet before it gives up */
-#define RETRY_COUNT 7
+/*
+ * How often the NIC repeats an unanswered packet before it gives up, with 2 s
+ * between on RoCE.  Not 7: Soft-RoCE takes that for "for ever", and a peer
+ * that died silently would never be noticed.
+ */
+#define RETRY_COUNT 6
 #define RNR_RETRY_COUNT 7
 
 struct RMigListener {
