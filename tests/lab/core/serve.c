@@ -210,7 +210,7 @@ static bool send_back(Serve *s, GError **err)
         uint32_t part = MIN(sizeof(buf), len - at);
 
         for (uint32_t i = 0; i < part; i++) {
-            buf[i] = return_byte(at + i);
+            buf[i] = return_byte(s->returned_bytes++);
         }
         if (!rmig_stream_write(back, buf, part, err)) {
             return false;

@@ -56,6 +56,7 @@ typedef struct Serve {
     GError *error;
     RMigCounters counters;
     uint64_t zeroed_bytes;
+    uint32_t returned_bytes;
     int64_t ended_us; /* when its last order or wait ended */
     bool closed;
     GThread *thread;
@@ -76,7 +77,7 @@ void serve_cleanup(Serve *serve);
 /* Room for an order with a number; returns its bytes */
 #define ORDER_BYTES 5
 size_t order_pack(uint8_t *buf, ServeOrder order, uint32_t number);
-/* The byte at @i of what ORDER_RETURN sends */
+/* The byte at @i of all that ORDER_RETURN has sent */
 uint8_t return_byte(uint32_t i);
 
 #endif
