@@ -14,10 +14,12 @@
 #include "link.h"
 #include "verbs-priv.h"
 
+/* In the order of a connection's life */
 typedef enum RMigLinkState {
     RMIG_LINK_NEW,
     RMIG_LINK_ADDR_RESOLVED,
     RMIG_LINK_ROUTE_RESOLVED,
+    RMIG_LINK_ANSWERED,  /* active side: the peer waits for our last step */
     RMIG_LINK_REQUESTED, /* passive side: the peer waits for our answer */
     RMIG_LINK_UP,
     RMIG_LINK_DOWN,

@@ -55,28 +55,51 @@ static char *address_text(const struct sockaddr *addr)
                            host, port);
 }
 
+/*
+ * Librdmacm could do this itself, but takes the RNR retry count from the peer,
+ * and a stock peer's is 0: a message of ours that meets no posted receive, as
+ * when the peer is still busy with accepting, would end the connection.
+ */
+static bool move_queue_pair(RMigLink *link, enum ibv_qp_state state,
+                            GError **err)
+{
+    struct ibv_qp_attr attr = { .qp_state = state };
+    int mask;
+
+    if (rdma_init_qp_attr(link->id, &attr, &mask) != 0) {
+        set_link_error(err, "asking for the queue pair's attributes", errno);
+        return false;
+    }
+    /* Old kernels return bits of their own in between */
+    mask &= ~(7 << 21);
+    if (state == IBV_QPS_RTS) {
+        attr.rnr_retry = RNR_RETRY_COUNT;
+    }
+    return rmig_verbs_modify_qp(link->verbs, &attr, mask, err);
+}
+
+/* The peer's part of the connection is known now */
+static bool ready_queue_pair(RMigLink *link, GError **err)
+{
+    return move_queue_pair(link, IBV_QPS_RTR, err) &&
+           move_queue_pair(link, IBV_QPS_RTS, err);
+}
+
 /* On an id that has a device: completion queue, queue pair, epoll */
 static bool make_queue_pair(RMigLink *link, GError **err)
 {
-    struct ibv_qp_init_attr attr;
-
     if (!link->id->verbs) {
         g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
                     "the address does not belong to an RDMA device");
         return false;
     }
     link->verbs = rmig_verbs_new(link->id->verbs, err);
-    if (!link->verbs) {
-        return false;
-    }
-    rmig_verbs_qp_attr(link->verbs, &attr);
-    if (rdma_create_qp(link->id, rmig_verbs_pd(link->verbs), &attr) != 0) {
-        set_link_error(err, "creating a queue pair", errno);
+    if (!link->verbs || !rmig_verbs_create_qp(link->verbs, err)) {
         return false;
     }
     link->qp_made = true;
-    rmig_verbs_set_qp(link->verbs, link->id->qp);
-    return rmig_link_watch_verbs(link, err);
+    return move_queue_pair(link, IBV_QPS_INIT, err) &&
+           rmig_link_watch_verbs(link, err);
 }
 
 static bool wait_for_state(RMigLink *link, RMigLinkState state, int timeout_ms,
@@ -84,7 +107,8 @@ static bool wait_for_state(RMigLink *link, RMigLinkState state, int timeout_ms,
 {
     int64_t deadline = g_get_monotonic_time() + timeout_ms * INT64_C(1000);
 
-    while (link->state != state) {
+    /* The states are in the order in which a connection comes to be */
+    while (link->state < state) {
         if (!rmig_link_step(link, deadline, what, err)) {
             return false;
         }
@@ -144,8 +168,8 @@ RMigLink *rmig_link_resolve(const char *name, const RMigWaiter *waiter,
     return link;
 }
 
-static void fill_conn_param(struct rdma_conn_param *param, uint8_t *priv,
-                            uint32_t flags)
+static void fill_conn_param(RMigLink *link, struct rdma_conn_param *param,
+                            uint8_t *priv, uint32_t flags)
 {
     RMigWirePrivate ours = { .version = RMIG_WIRE_VERSION, .flags = flags };
 
@@ -157,6 +181,27 @@ static void fill_conn_param(struct rdma_conn_param *param, uint8_t *priv,
     param->initiator_depth = 2;
     param->retry_count = RETRY_COUNT;
     param->rnr_retry_count = RNR_RETRY_COUNT;
+    param->qp_num = rmig_verbs_qp_num(link->verbs);
+}
+
+/*
+ * The peer has accepted.  With InfiniBand and RoCE it waits for our last step,
+ * with iWARP the connection is there already.
+ */
+static bool complete_connection(RMigLink *link, GError **err)
+{
+    if (link->state == RMIG_LINK_UP) {
+        return true;
+    }
+    if (!ready_queue_pair(link, err)) {
+        return false;
+    }
+    if (rdma_establish(link->id) != 0) {
+        set_link_error(err, "completing the connection", errno);
+        return false;
+    }
+    link->state = RMIG_LINK_UP;
+    return true;
 }
 
 bool rmig_link_connect(RMigLink *link, uint32_t flags, uint32_t *answer,
@@ -166,13 +211,14 @@ bool rmig_link_connect(RMigLink *link, uint32_t flags, uint32_t *answer,
     struct rdma_conn_param param;
     RMigWirePrivate peer;
 
-    fill_conn_param(&param, priv, flags);
+    fill_conn_param(link, &param, priv, flags);
     if (rdma_connect(link->id, &param) != 0) {
         set_link_error(err, "connecting", errno);
         return false;
     }
-    if (!wait_for_state(link, RMIG_LINK_UP, RMIG_LINK_CONNECT_MS,
+    if (!wait_for_state(link, RMIG_LINK_ANSWERED, RMIG_LINK_CONNECT_MS,
                         "the peer to accept the connection", err) ||
+        !complete_connection(link, err) ||
         !rmig_wire_private_unpack(link->peer_private,
                                   link->peer_private_bytes, &peer, err)) {
         return false;
@@ -336,7 +382,10 @@ bool rmig_link_accept(RMigLink *link, uint32_t flags, GError **err)
     uint8_t priv[RMIG_WIRE_PRIVATE_BYTES];
     struct rdma_conn_param param;
 
-    fill_conn_param(&param, priv, flags);
+    fill_conn_param(link, &param, priv, flags);
+    if (!ready_queue_pair(link, err)) {
+        return false;
+    }
     if (rdma_accept(link->id, &param) != 0) {
         set_link_error(err, "accepting an RDMA connection", errno);
         return false;

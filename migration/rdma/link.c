@@ -24,6 +24,8 @@
 struct RMigShutdown {
     int fd; /* an eventfd that is never drained: it wakes every link */
     gint triggered;
+    GMutex lock;
+    char *reason; /* under lock; NULL: somebody asked for it */
 };
 
 GQuark rmig_link_error_quark(void)
@@ -35,10 +37,12 @@ RMigShutdown *rmig_shutdown_new(GError **err)
 {
     RMigShutdown *shutdown = g_new0(RMigShutdown, 1);
 
+    g_mutex_init(&shutdown->lock);
     shutdown->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (shutdown->fd < 0) {
         g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
                     "creating an eventfd failed: %s", g_strerror(errno));
+        g_mutex_clear(&shutdown->lock);
         g_free(shutdown);
         return NULL;
     }
@@ -49,6 +53,8 @@ void rmig_shutdown_free(RMigShutdown *shutdown)
 {
     if (shutdown) {
         close(shutdown->fd);
+        g_mutex_clear(&shutdown->lock);
+        g_free(shutdown->reason);
         g_free(shutdown);
     }
 }
@@ -66,6 +72,41 @@ void rmig_shutdown_trigger(RMigShutdown *shutdown)
 bool rmig_shutdown_triggered(const RMigShutdown *shutdown)
 {
     return g_atomic_int_get(&shutdown->triggered);
+}
+
+/*
+ * A connection of this migration broke: the others must not go on waiting for
+ * a peer that waits for it.  One that the peer closed in order tells nothing
+ * about the others.
+ */
+static void shut_down_because(RMigLink *link, const GError *err)
+{
+    RMigShutdown *shutdown = link->shutdown;
+
+    if (link->state != RMIG_LINK_UP ||
+        g_error_matches(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_CLOSED) ||
+        g_error_matches(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_SHUTDOWN)) {
+        return;
+    }
+    g_mutex_lock(&shutdown->lock);
+    if (!shutdown->reason && !rmig_shutdown_triggered(shutdown)) {
+        shutdown->reason = g_strdup_printf("the %s failed: %s", link->name,
+                                           err->message);
+    }
+    g_mutex_unlock(&shutdown->lock);
+    rmig_shutdown_trigger(shutdown);
+}
+
+static GError *shutdown_error(RMigShutdown *shutdown)
+{
+    GError *err;
+
+    g_mutex_lock(&shutdown->lock);
+    err = g_error_new_literal(RMIG_LINK_ERROR, RMIG_LINK_ERROR_SHUTDOWN,
+                              shutdown->reason ? shutdown->reason :
+                              "the connection was shut down");
+    g_mutex_unlock(&shutdown->lock);
+    return err;
 }
 
 static bool watch_fd(RMigLink *link, int fd, GError **err)
@@ -163,6 +204,7 @@ void rmig_link_fail(RMigLink *link, GError *err)
     }
     RMIG_LOG("%s: %s", link->name, err->message);
     link->error = err;
+    shut_down_because(link, err);
 }
 
 /*
@@ -241,8 +283,10 @@ static void handle_cm_event(RMigLink *link, const struct rdma_cm_event *event)
     case RDMA_CM_EVENT_ROUTE_RESOLVED:
         link->state = RMIG_LINK_ROUTE_RESOLVED;
         break;
+    case RDMA_CM_EVENT_CONNECT_RESPONSE:
     case RDMA_CM_EVENT_ESTABLISHED:
-        link->state = RMIG_LINK_UP;
+        link->state = event->event == RDMA_CM_EVENT_ESTABLISHED ?
+                      RMIG_LINK_UP : RMIG_LINK_ANSWERED;
         link->peer_private_bytes = MIN(conn->private_data_len,
                                        sizeof(link->peer_private));
         if (link->peer_private_bytes) {
@@ -360,9 +404,7 @@ static int nothing_completed(RMigLink *link, GError *broken, GError **err)
         rmig_link_fail(link, broken);
     }
     if (!link->error && rmig_shutdown_triggered(link->shutdown)) {
-        rmig_link_fail(link, g_error_new(RMIG_LINK_ERROR,
-                                         RMIG_LINK_ERROR_SHUTDOWN,
-                                         "the connection was shut down"));
+        rmig_link_fail(link, shutdown_error(link->shutdown));
     }
     if (!link->error) {
         return 0;
@@ -475,8 +517,7 @@ void rmig_link_disconnect(RMigLink *link)
     }
     link->state = RMIG_LINK_DOWN;
     if (link->qp_made) {
-        rmig_verbs_set_qp(link->verbs, NULL);
-        rdma_destroy_qp(link->id);
+        rmig_verbs_destroy_qp(link->verbs);
         link->qp_made = false;
     }
 }

@@ -35,7 +35,8 @@ typedef struct RMigListener RMigListener;
 
 /*
  * One for all links of a migration, outlives them: once triggered, every wait
- * of theirs, now and later, ends at once with RMIG_LINK_ERROR_SHUTDOWN.
+ * of theirs, now and later, ends at once with RMIG_LINK_ERROR_SHUTDOWN.  A link
+ * that breaks triggers it, too; the others then say which one and why.
  */
 typedef struct RMigShutdown RMigShutdown;
 RMigShutdown *rmig_shutdown_new(GError **err) G_GNUC_WARN_UNUSED_RESULT;

@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * librdmacm creates the queue pair, on verbs' completion queue.  No room but
+ * Verbs owns the queue pair, the link knows how to connect it.  No room but
  * these two may include this file.
  */
 #ifndef RMIG_VERBS_PRIV_H
@@ -19,14 +19,17 @@
  */
 RMigVerbs *rmig_verbs_new(struct ibv_context *device, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
-/* The attributes with which the queue pair is to be created */
-void rmig_verbs_qp_attr(RMigVerbs *verbs, struct ibv_qp_init_attr *attr);
-struct ibv_pd *rmig_verbs_pd(RMigVerbs *verbs);
 /*
- * @qp: created by the link; from now on work can be posted to it.  NULL when
- * it has been destroyed: the link does so before rmig_verbs_free().
+ * The queue pair, in state RESET; the link moves it on with the attributes
+ * that the connection manager has for each state.
  */
-void rmig_verbs_set_qp(RMigVerbs *verbs, struct ibv_qp *qp);
+bool rmig_verbs_create_qp(RMigVerbs *verbs, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+bool rmig_verbs_modify_qp(RMigVerbs *verbs, struct ibv_qp_attr *attr, int mask,
+                          GError **err) G_GNUC_WARN_UNUSED_RESULT;
+uint32_t rmig_verbs_qp_num(const RMigVerbs *verbs);
+/* Nothing that was posted is used any more; before rmig_verbs_free() */
+void rmig_verbs_destroy_qp(RMigVerbs *verbs);
 /* Move the queue pair to ERR: from then on nobody can write through it */
 void rmig_verbs_revoke(RMigVerbs *verbs);
 void rmig_verbs_free(RMigVerbs *verbs);

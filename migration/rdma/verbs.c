@@ -5,8 +5,7 @@
  *
  * See verbs.h for the job, the callers and the send-queue arithmetic.
  *
- * Owned here: the PD, the completion channel and queue.  The queue pair is the
- * link's, as librdmacm creates and destroys it with its cm_id.
+ * Owned here: the PD, the completion channel and queue, the queue pair.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -107,27 +106,55 @@ fail:
     return NULL;
 }
 
-void rmig_verbs_qp_attr(RMigVerbs *v, struct ibv_qp_init_attr *attr)
+bool rmig_verbs_create_qp(RMigVerbs *v, GError **err)
 {
-    memset(attr, 0, sizeof(*attr));
-    attr->qp_type = IBV_QPT_RC;
-    attr->send_cq = v->cq;
-    attr->recv_cq = v->cq;
-    attr->sq_sig_all = 0;
-    attr->cap.max_send_wr = v->send_slots;
-    attr->cap.max_recv_wr = RMIG_VERBS_RECVS;
-    attr->cap.max_send_sge = 1;
-    attr->cap.max_recv_sge = 1;
+    struct ibv_qp_init_attr attr = {
+        .qp_type = IBV_QPT_RC,
+        .send_cq = v->cq,
+        .recv_cq = v->cq,
+        .sq_sig_all = 0,
+        .cap = {
+            .max_send_wr = v->send_slots,
+            .max_recv_wr = RMIG_VERBS_RECVS,
+            .max_send_sge = 1,
+            .max_recv_sge = 1,
+        },
+    };
+
+    v->qp = ibv_create_qp(v->pd, &attr);
+    if (!v->qp) {
+        set_errno_error(err, errno, "creating a queue pair on %s failed",
+                        ibv_get_device_name(v->device->device));
+        return false;
+    }
+    return true;
 }
 
-struct ibv_pd *rmig_verbs_pd(RMigVerbs *v)
+bool rmig_verbs_modify_qp(RMigVerbs *v, struct ibv_qp_attr *attr, int mask,
+                          GError **err)
 {
-    return v->pd;
+    int ret = ibv_modify_qp(v->qp, attr, mask);
+
+    if (ret != 0) {
+        set_errno_error(err, ret, "moving the queue pair to state %d failed",
+                        attr->qp_state);
+        return false;
+    }
+    RMIG_LOG("qp 0x%x: state %d", v->qp->qp_num, attr->qp_state);
+    return true;
 }
 
-void rmig_verbs_set_qp(RMigVerbs *v, struct ibv_qp *qp)
+uint32_t rmig_verbs_qp_num(const RMigVerbs *v)
 {
-    v->qp = qp;
+    return v->qp->qp_num;
+}
+
+void rmig_verbs_destroy_qp(RMigVerbs *v)
+{
+    if (v->qp && ibv_destroy_qp(v->qp) != 0) {
+        g_warning("destroying a queue pair failed: %s", g_strerror(errno));
+    }
+    v->qp = NULL;
 }
 
 void rmig_verbs_revoke(RMigVerbs *v)

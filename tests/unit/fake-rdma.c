@@ -120,7 +120,6 @@ void fake_rdma_init(void)
     fake_rdma.attr.max_qp_wr = 16384;
     fake_rdma.attr.max_cqe = 65536;
     fake_rdma.qp.context = &fake_rdma.context;
-    fake_rdma.qp_state = IBV_QPS_RTS;
     fake_rdma.sends = g_array_new(false, true, sizeof(struct ibv_send_wr));
     fake_rdma.recvs = g_array_new(false, true, sizeof(struct ibv_recv_wr));
     fake_rdma.now_us = G_USEC_PER_SEC;
@@ -283,11 +282,38 @@ int ibv_dereg_mr(struct ibv_mr *mr)
     return 0;
 }
 
+struct ibv_qp *ibv_create_qp(struct ibv_pd *pd, struct ibv_qp_init_attr *attr)
+{
+    (void)pd;
+    g_assert_cmpint(attr->qp_type, ==, IBV_QPT_RC);
+    g_assert_cmpint(attr->sq_sig_all, ==, 0);
+    if (fails("ibv_create_qp")) {
+        return NULL;
+    }
+    fake_rdma.qps++;
+    fake_rdma.qp_attr = *attr;
+    fake_rdma.qp_state = IBV_QPS_RESET;
+    return &fake_rdma.qp;
+}
+
+int ibv_destroy_qp(struct ibv_qp *qp)
+{
+    g_assert_true(qp == &fake_rdma.qp);
+    fake_rdma.qps--;
+    return 0;
+}
+
 int ibv_modify_qp(struct ibv_qp *qp, struct ibv_qp_attr *attr, int mask)
 {
-    (void)qp;
-    g_assert_cmpint(mask, ==, IBV_QP_STATE);
+    g_assert_true(qp == &fake_rdma.qp);
+    g_assert_true(mask & IBV_QP_STATE);
+    if (fails("ibv_modify_qp")) {
+        return errno;
+    }
     fake_rdma.qp_state = attr->qp_state;
+    if (mask & IBV_QP_RNR_RETRY) {
+        fake_rdma.rnr_retry = attr->rnr_retry;
+    }
     return 0;
 }
 
@@ -330,7 +356,6 @@ int rdma_create_id(struct rdma_event_channel *channel, struct rdma_cm_id **id,
 
 int rdma_destroy_id(struct rdma_cm_id *id)
 {
-    g_assert_null(id->qp);
     fake_rdma.ids--;
     g_free(id);
     return 0;
@@ -362,25 +387,31 @@ int rdma_resolve_route(struct rdma_cm_id *id, int timeout_ms)
     return fails("rdma_resolve_route") ? -1 : 0;
 }
 
-int rdma_create_qp(struct rdma_cm_id *id, struct ibv_pd *pd,
-                   struct ibv_qp_init_attr *attr)
+/* Marks what it returns, so that the link's own changes can be told apart */
+int rdma_init_qp_attr(struct rdma_cm_id *id, struct ibv_qp_attr *attr,
+                      int *mask)
 {
-    (void)pd;
-    g_assert_cmpint(attr->qp_type, ==, IBV_QPT_RC);
-    g_assert_cmpint(attr->sq_sig_all, ==, 0);
-    if (fails("rdma_create_qp")) {
+    (void)id;
+    if (fails("rdma_init_qp_attr")) {
         return -1;
     }
-    fake_rdma.qps++;
-    id->qp = &fake_rdma.qp;
+    attr->rnr_retry = 0;
+    *mask = IBV_QP_STATE;
+    if (attr->qp_state == IBV_QPS_RTS) {
+        *mask |= IBV_QP_RNR_RETRY;
+    }
     return 0;
 }
 
-void rdma_destroy_qp(struct rdma_cm_id *id)
+int rdma_establish(struct rdma_cm_id *id)
 {
-    g_assert_nonnull(id->qp);
-    fake_rdma.qps--;
-    id->qp = NULL;
+    (void)id;
+    g_assert_cmpint(fake_rdma.qp_state, ==, IBV_QPS_RTS);
+    if (fails("rdma_establish")) {
+        return -1;
+    }
+    fake_rdma.established++;
+    return 0;
 }
 
 static void keep_private_data(const void *data, uint8_t len)
@@ -439,7 +470,7 @@ __be16 rdma_get_src_port(struct rdma_cm_id *id)
 
 int rdma_disconnect(struct rdma_cm_id *id)
 {
-    g_assert_nonnull(id->qp);
+    (void)id;
     fake_rdma.disconnects++;
     return 0;
 }

@@ -32,6 +32,9 @@ typedef struct FakeRdma {
     struct rdma_conn_param param; /* of connect or accept */
     uint8_t private_data[56];     /* of connect, accept or reject */
     enum ibv_qp_state qp_state;
+    struct ibv_qp_init_attr qp_attr; /* with which it was made */
+    int rnr_retry;                   /* with which it was moved to RTS */
+    unsigned established;            /* calls of rdma_establish() */
     /* What is to happen */
     const char *fail_call; /* the next call of this function fails, */
     int fail_errno;        /* so */

@@ -3,169 +3,14 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * On a fake of libibverbs and librdmacm, with the real verbs room between.
- * Sleeping is a step of a script, after which the link's descriptor must be
- * readable: so a lost wake-up fails the test instead of hanging it.
+ * On the fixture of link-fixture.h; the passive side is in test-listen.c.
  */
-#include "fake-rdma.h"
-#include "link.h"
+#include "link-fixture.h"
 
 #include <errno.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <string.h>
 #include <unistd.h>
-
-typedef void Step(void);
-
-static Step *script[8]; /* what happens at each sleep; then seconds pass */
-static unsigned at;
-static unsigned sleeps;
-static const char accepted[8] = { 0, 0, 0, 1, 0, 0, 0, 1 };
-
-static void wait_readable(void *opaque, int fd)
-{
-    struct pollfd pfd = { .fd = fd, .events = POLLIN };
-
-    g_assert_true(opaque == script);
-    sleeps++;
-    if (at < G_N_ELEMENTS(script) && script[at]) {
-        script[at++]();
-    } else {
-        fake_rdma_tick();
-    }
-    g_assert_cmpint(poll(&pfd, 1, 0), ==, 1);
-}
-
-static const RMigWaiter waiter = { .wait_readable = wait_readable,
-                                   .opaque = script };
-
-static void set_script(Step *a, Step *b, Step *c)
-{
-    memset(script, 0, sizeof(script));
-    script[0] = a;
-    script[1] = b;
-    script[2] = c;
-    at = 0;
-    sleeps = 0;
-}
-
-/* ---- steps ---- */
-
-static void addr_resolved(void)
-{
-    fake_rdma_event(RDMA_CM_EVENT_ADDR_RESOLVED, 0, NULL, 0);
-}
-
-static void route_resolved(void)
-{
-    fake_rdma_event(RDMA_CM_EVENT_ROUTE_RESOLVED, 0, NULL, 0);
-}
-
-static void established(void)
-{
-    fake_rdma_event(RDMA_CM_EVENT_ESTABLISHED, 0, accepted, sizeof(accepted));
-}
-
-static void disconnected(void)
-{
-    fake_rdma_event(RDMA_CM_EVENT_DISCONNECTED, 0, NULL, 0);
-}
-
-/* ---- fixture ---- */
-
-typedef struct Fixture {
-    RMigShutdown *shutdown;
-    RMigLink *link;
-    RMigWork work;
-    unsigned done;
-} Fixture;
-
-static Fixture *current;
-
-static void work_done(RMigWork *work, uint32_t bytes)
-{
-    (void)bytes;
-    ((Fixture *)work->owner)->done++;
-}
-
-static void message_arrives(void)
-{
-    fake_rdma_complete((uintptr_t)&current->work, IBV_WC_SUCCESS, 16);
-}
-
-static void message_and_goodbye(void)
-{
-    message_arrives();
-    disconnected();
-}
-
-static void write_breaks(void)
-{
-    fake_rdma_complete((uintptr_t)&current->work, IBV_WC_RETRY_EXC_ERR, 0);
-}
-
-static void message_and_break(void)
-{
-    message_arrives();
-    write_breaks();
-}
-
-static void shut_down(void)
-{
-    rmig_shutdown_trigger(current->shutdown);
-}
-
-static struct sockaddr_in6 address;
-
-static const struct sockaddr *some_address(void)
-{
-    address.sin6_family = AF_INET6;
-    address.sin6_port = htons(4444);
-    address.sin6_addr = (struct in6_addr)IN6ADDR_LOOPBACK_INIT;
-    return (struct sockaddr *)&address;
-}
-
-static void setup(Fixture *f)
-{
-    memset(f, 0, sizeof(*f));
-    fake_rdma_init();
-    f->shutdown = rmig_shutdown_new(NULL);
-    g_assert_nonnull(f->shutdown);
-    f->work = (RMigWork) { .what = "RECV", .done = work_done, .owner = f };
-    current = f;
-    set_script(addr_resolved, route_resolved, established);
-}
-
-static void setup_connected(Fixture *f)
-{
-    uint32_t answer;
-
-    setup(f);
-    f->link = rmig_link_resolve("test", &waiter, f->shutdown, some_address(),
-                                NULL);
-    g_assert_nonnull(f->link);
-    g_assert_false(rmig_link_is_up(f->link));
-    g_assert_true(rmig_link_connect(f->link, 1, &answer, NULL));
-    g_assert_true(rmig_link_is_up(f->link));
-    set_script(NULL, NULL, NULL);
-}
-
-static void teardown(Fixture *f)
-{
-    rmig_link_free(f->link);
-    rmig_shutdown_free(f->shutdown);
-    fake_rdma_cleanup();
-}
-
-static void assert_says(GError **err, int code, const char *needle)
-{
-    g_assert_error(*err, RMIG_LINK_ERROR, code);
-    if (strstr((*err)->message, needle) == NULL) {
-        g_error("'%s' does not say '%s'", (*err)->message, needle);
-    }
-    g_clear_error(err);
-}
 
 /* Steps until it fails; returns how many succeeded */
 static unsigned step_until_failure(Fixture *f, int64_t timeout_s, GError **err)
@@ -189,8 +34,7 @@ static void test_connect(void)
     Fixture f;
 
     setup(&f);
-    f.link = rmig_link_resolve("test", &waiter, f.shutdown, some_address(),
-                               NULL);
+    f.link = resolve_link(&f);
     g_assert_nonnull(rmig_link_verbs(f.link));
     g_assert_true(rmig_link_connect(f.link, RMIG_WIRE_FLAG_PIN_ALL, &answer,
                                     NULL));
@@ -202,11 +46,43 @@ static void test_connect(void)
 
     /* what was not asked for is not granted either */
     setup(&f);
-    f.link = rmig_link_resolve("test", &waiter, f.shutdown, some_address(),
-                               NULL);
+    f.link = resolve_link(&f);
     g_assert_true(rmig_link_connect(f.link, 0, &answer, NULL));
     g_assert_cmpuint(answer, ==, 0);
     teardown(&f);
+}
+
+static void answered(void)
+{
+    fake_rdma_event(RDMA_CM_EVENT_CONNECT_RESPONSE, 0, accepted,
+                    sizeof(accepted));
+}
+
+/* InfiniBand and RoCE: the last step is ours, and no RNR ends the connection */
+static void test_connect_answered(void)
+{
+    static const char *const calls[] = {
+        NULL, "rdma_init_qp_attr", "ibv_modify_qp", "rdma_establish",
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(calls); i++) {
+        uint32_t answer;
+        Fixture f;
+        bool ok;
+
+        setup(&f);
+        set_script(addr_resolved, route_resolved, answered);
+        f.link = resolve_link(&f);
+        fake_rdma.fail_call = calls[i];
+        fake_rdma.fail_errno = EIO;
+        ok = rmig_link_connect(f.link, 0, &answer, NULL);
+        g_assert_true(ok == !calls[i]);
+        g_assert_true(rmig_link_is_up(f.link) == ok);
+        g_assert_cmpint(fake_rdma.established, ==, ok);
+        g_assert_cmpint(fake_rdma.rnr_retry, ==,
+                        ok || i == 3 ? 7 : 0);
+        teardown(&f);
+    }
 }
 
 static void resolve_fails(Step *a, Step *b, const char *call, int errnum,
@@ -257,7 +133,7 @@ static void test_resolve_fails(void)
     resolve_fails(addr_resolved, route_error, NULL, 0, failed, "timed out");
     resolve_fails(addr_resolved, NULL, "rdma_resolve_route", EINVAL, failed,
                   "resolving the route");
-    resolve_fails(addr_resolved, route_resolved, "rdma_create_qp", ENOMEM,
+    resolve_fails(addr_resolved, route_resolved, "ibv_create_qp", ENOMEM,
                   failed, "creating a queue pair");
     resolve_fails(addr_resolved, route_resolved, "ibv_create_cq", ENOMEM,
                   failed, "completion queue");
@@ -308,8 +184,7 @@ static void connect_fails(Step *last, const char *needle)
 
     setup(&f);
     set_script(addr_resolved, route_resolved, last);
-    f.link = rmig_link_resolve("test", &waiter, f.shutdown, some_address(),
-                               NULL);
+    f.link = resolve_link(&f);
     g_assert_nonnull(f.link);
     g_assert_false(rmig_link_connect(f.link, 0, &answer, &err));
     if (strstr(err->message, needle) == NULL) {
@@ -328,124 +203,6 @@ static void test_connect_fails(void)
     connect_fails(accepted_without_words, "private data has 0 bytes");
     connect_fails(NULL, "timed out while waiting for the peer to accept");
     connect_fails(shut_down, "shut down");
-}
-
-/* ---- the passive side ---- */
-
-static void test_listen(void)
-{
-    static const uint8_t request[56] = { 0, 0, 0, 1, 0x80, 0, 0, 1 };
-    RMigListener *listener;
-    uint32_t flags = 0;
-    Fixture f;
-
-    setup(&f);
-    set_script(established, NULL, NULL);
-    listener = rmig_listener_new(some_address(), NULL);
-    g_assert_nonnull(listener);
-    g_assert_cmpint(rmig_listener_port(listener), ==, 4444);
-    g_assert_null(rmig_listener_take(listener, "test", &waiter, f.shutdown,
-                                     &flags, NULL));
-    fake_rdma_request(request, sizeof(request));
-    f.link = rmig_listener_take(listener, "test", &waiter, f.shutdown, &flags,
-                                NULL);
-    g_assert_nonnull(f.link);
-    g_assert_cmphex(flags, ==, 0x80000001); /* as they came */
-    g_assert_false(rmig_link_is_up(f.link));
-    g_assert_true(rmig_link_accept(f.link, 1, NULL));
-    g_assert_true(rmig_link_is_up(f.link));
-    g_assert_cmpmem(fake_rdma.private_data, 8, accepted, 8);
-    g_assert_true(rmig_link_same_peer(f.link, f.link));
-    rmig_listener_free(listener);
-    teardown(&f);
-}
-
-static void test_listen_fails(void)
-{
-    static const struct {
-        const char *call;
-        int errnum;
-        const char *needle;
-    } cases[] = {
-        { "rdma_create_event_channel", ENODEV, "rdma_ucm" },
-        { "rdma_create_id", ENOMEM, "identifier" },
-        { "rdma_bind_addr", ENODEV, "no RDMA device of this host" },
-        { "rdma_listen", EADDRINUSE, "listening on [::1]:4444 over RDMA" },
-    };
-
-    for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
-        GError *err = NULL;
-
-        fake_rdma_init();
-        fake_rdma.fail_call = cases[i].call;
-        fake_rdma.fail_errno = cases[i].errnum;
-        g_assert_null(rmig_listener_new(some_address(), &err));
-        assert_says(&err, RMIG_LINK_ERROR_FAILED, cases[i].needle);
-        fake_rdma_cleanup();
-    }
-}
-
-/* A request that cannot be used is refused, and the listener lives on */
-static void test_take_fails(void)
-{
-    static const uint8_t good[8] = { 0, 0, 0, 1 };
-    static const uint8_t version_2[8] = { 0, 0, 0, 2 };
-    static const struct {
-        const uint8_t *data;
-        uint8_t len;
-        const char *call;
-        const char *needle;
-    } cases[] = {
-        { version_2, 8, NULL, "speaks version 2 of" },
-        { good, 5, NULL, "private data has 5 bytes" },
-        { good, 0, NULL, "private data has 0 bytes" },
-        { good, 8, "rdma_migrate_id", "event channel" },
-        { good, 8, "rdma_create_qp", "queue pair" },
-        { good, 8, "ibv_alloc_pd", "protection domain" },
-    };
-
-    for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
-        g_autoptr(GError) err = NULL;
-        RMigListener *listener;
-        uint32_t flags;
-        Fixture f;
-
-        setup(&f);
-        listener = rmig_listener_new(some_address(), NULL);
-        fake_rdma_request(cases[i].data, cases[i].len);
-        fake_rdma.fail_call = cases[i].call;
-        fake_rdma.fail_errno = ENOMEM;
-        g_assert_null(rmig_listener_take(listener, "test", &waiter,
-                                         f.shutdown, &flags, &err));
-        if (strstr(err->message, cases[i].needle) == NULL) {
-            g_error("'%s' does not say '%s'", err->message, cases[i].needle);
-        }
-        g_assert_cmpint(fake_rdma.rejects, ==, 1);
-        /* our version, for the peer's message */
-        g_assert_cmpmem(fake_rdma.private_data, 8, good, 8);
-        rmig_listener_free(listener);
-        teardown(&f);
-    }
-}
-
-static void test_accept_fails(void)
-{
-    static const uint8_t good[8] = { 0, 0, 0, 1 };
-    RMigListener *listener;
-    GError *err = NULL;
-    uint32_t flags;
-    Fixture f;
-
-    setup(&f);
-    set_script(NULL, NULL, NULL);
-    listener = rmig_listener_new(some_address(), NULL);
-    fake_rdma_request(good, sizeof(good));
-    f.link = rmig_listener_take(listener, "test", &waiter, f.shutdown, &flags,
-                                NULL);
-    g_assert_false(rmig_link_accept(f.link, 0, &err));
-    assert_says(&err, RMIG_LINK_ERROR_TIMEOUT, "complete the connection");
-    rmig_listener_free(listener);
-    teardown(&f);
 }
 
 /* ---- waiting ---- */
@@ -567,6 +324,27 @@ static void test_broken_write(void)
     g_assert_nonnull(strstr(err->message, "RECV failed: transport retry"));
     g_assert_nonnull(strstr(err->message, "vendor error 0x81"));
     g_assert_true(rmig_link_failed(f.link));
+    teardown(&f);
+}
+
+/* What waits for another connection of the migration learns of it */
+static void test_broken_neighbour(void)
+{
+    g_autoptr(GError) err = NULL;
+    Fixture f;
+
+    setup_connected(&f);
+    rmig_link_fail(f.link, g_error_new(RMIG_LINK_ERROR,
+                                       RMIG_LINK_ERROR_CLOSED, "gone"));
+    g_assert_false(rmig_shutdown_triggered(f.shutdown));
+    teardown(&f);
+
+    setup_connected(&f);
+    rmig_link_fail(f.link, g_error_new(RMIG_LINK_ERROR,
+                                       RMIG_LINK_ERROR_FAILED, "broken"));
+    g_assert_null(rmig_link_resolve("other", &waiter, f.shutdown,
+                                    some_address(), &err));
+    g_assert_nonnull(strstr(err->message, "the test failed: broken"));
     teardown(&f);
 }
 
@@ -748,17 +526,15 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/link/connect", test_connect);
+    g_test_add_func("/link/connect/answered", test_connect_answered);
     g_test_add_func("/link/connect/fails", test_connect_fails);
     g_test_add_func("/link/resolve/fails", test_resolve_fails);
-    g_test_add_func("/link/listen", test_listen);
-    g_test_add_func("/link/listen/fails", test_listen_fails);
-    g_test_add_func("/link/listen/take-fails", test_take_fails);
-    g_test_add_func("/link/listen/accept-fails", test_accept_fails);
     g_test_add_func("/link/step", test_step);
     g_test_add_func("/link/step/deadline", test_deadline);
     g_test_add_func("/link/step/no-lost-wakeup", test_no_lost_wakeup);
     g_test_add_func("/link/step/goodbye", test_message_before_goodbye);
     g_test_add_func("/link/step/broken-write", test_broken_write);
+    g_test_add_func("/link/step/broken-neighbour", test_broken_neighbour);
     g_test_add_func("/link/step/first-error", test_first_error);
     g_test_add_func("/link/step/shutdown", test_shutdown);
     g_test_add_func("/link/step/other-events", test_other_events);

@@ -42,7 +42,7 @@ static void setup(Fixture *f)
     memset(f, 0, sizeof(*f));
     f->verbs = rmig_verbs_new(&fake_rdma.context, NULL);
     g_assert_nonnull(f->verbs);
-    rmig_verbs_set_qp(f->verbs, &fake_rdma.qp);
+    g_assert_true(rmig_verbs_create_qp(f->verbs, NULL));
     f->mr = rmig_mr_register(f->verbs, f->buf, sizeof(f->buf), true, NULL);
     g_assert_nonnull(f->mr);
     for (unsigned i = 0; i < G_N_ELEMENTS(f->work); i++) {
@@ -55,7 +55,7 @@ static void teardown(Fixture *f)
 {
     rmig_mr_unregister(f->mr);
     g_assert_cmpuint(rmig_mr_pinned_bytes(), ==, 0);
-    rmig_verbs_set_qp(f->verbs, NULL);
+    rmig_verbs_destroy_qp(f->verbs);
     rmig_verbs_free(f->verbs);
     fake_rdma_cleanup();
 }
@@ -163,7 +163,7 @@ static void test_reserved_slots(void)
 
 static void test_small_device(void)
 {
-    struct ibv_qp_init_attr attr;
+    const struct ibv_qp_init_attr *attr = &fake_rdma.qp_attr;
     Fixture f;
 
     fake_rdma_init();
@@ -171,10 +171,9 @@ static void test_small_device(void)
     setup(&f);
     g_assert_cmpuint(rmig_verbs_write_room(f.verbs), ==,
                      64 - RMIG_VERBS_SLOTS_RESERVED);
-    rmig_verbs_qp_attr(f.verbs, &attr);
-    g_assert_cmpuint(attr.cap.max_send_wr, ==, 64);
-    g_assert_cmpuint(attr.cap.max_recv_wr, ==, RMIG_VERBS_RECVS);
-    g_assert_true(attr.send_cq == attr.recv_cq);
+    g_assert_cmpuint(attr->cap.max_send_wr, ==, 64);
+    g_assert_cmpuint(attr->cap.max_recv_wr, ==, RMIG_VERBS_RECVS);
+    g_assert_true(attr->send_cq == attr->recv_cq);
     teardown(&f);
 
     fake_rdma_init();
@@ -360,7 +359,7 @@ static void test_revoke(void)
     rmig_verbs_revoke(f.verbs);
     g_assert_cmpint(fake_rdma.qp_state, ==, IBV_QPS_ERR);
     g_assert_cmpint(fake_rdma.mrs, ==, 1); /* that comes later */
-    rmig_verbs_set_qp(f.verbs, NULL);
+    rmig_verbs_destroy_qp(f.verbs);
     rmig_verbs_revoke(f.verbs); /* nothing is left to revoke */
     teardown(&f);
 }
