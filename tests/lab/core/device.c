@@ -21,6 +21,7 @@
                "run it in the lab: scripts/lab tests/lab/core-tests"
 
 static Address own[2]; /* IPv4, IPv6; family 0: none */
+static char own_netdev[IF_NAMESIZE];
 
 static Address *own_slot(int family)
 {
@@ -65,12 +66,12 @@ static bool usable(const struct ifaddrs *ifa)
             !IN6_IS_ADDR_LINKLOCAL(&in6->sin6_addr));
 }
 
-static void find_addresses(void)
+bool device_find(void)
 {
     struct ifaddrs *list;
 
     if (getifaddrs(&list) != 0) {
-        return;
+        return false;
     }
     for (struct ifaddrs *ifa = list; ifa; ifa = ifa->ifa_next) {
         if (usable(ifa) &&
@@ -79,16 +80,22 @@ static void find_addresses(void)
             memcpy(own_slot(ifa->ifa_addr->sa_family), ifa->ifa_addr,
                    ifa->ifa_addr->sa_family == AF_INET6 ?
                    sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in));
+            g_strlcpy(own_netdev, ifa->ifa_name, sizeof(own_netdev));
         }
     }
     freeifaddrs(list);
+    return own[0].storage.ss_family || own[1].storage.ss_family;
+}
+
+const char *device_netdev(void)
+{
+    return own_netdev;
 }
 
 void device_test_init(int *argc, char ***argv)
 {
     g_test_init(argc, argv, NULL);
-    find_addresses();
-    if (!own[0].storage.ss_family && !own[1].storage.ss_family) {
+    if (!device_find()) {
         printf("1..0 # SKIP " REMEDY "\n");
         exit(0);
     }

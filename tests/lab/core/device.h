@@ -18,6 +18,10 @@
  * Instead of g_test_init().  Ends the program, as skipped, without a device.
  */
 void device_test_init(int *argc, char ***argv);
+/* Looks for the device without any test; false if there is none */
+bool device_find(void);
+/* The network interface of its addresses */
+const char *device_netdev(void);
 
 /* Room for an address of either family */
 typedef struct Address {

@@ -208,7 +208,8 @@ static void round_of_pages(Migration *m, unsigned round)
                 continue;
             }
             memset(b->src + at, 0, len);
-            if (i != ALL_ZERO && g_rand_int_range(m->rand, 0, ZERO_SHARE) != 0) {
+            if (i != ALL_ZERO &&
+                g_rand_int_range(m->rand, 0, ZERO_SHARE) != 0) {
                 fill_random(m->rand, b->src + at, len);
             }
             send_page(m, b, at);
