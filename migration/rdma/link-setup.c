@@ -78,10 +78,15 @@ static bool move_queue_pair(RMigLink *link, enum ibv_qp_state state,
     return rmig_verbs_modify_qp(link->verbs, &attr, mask, err);
 }
 
-/* The peer's part of the connection is known now */
+/*
+ * The peer's part of the connection is known now.  INIT a second time: before,
+ * the CM knew of no connection and gave the peer no right to write, which it
+ * needs for its heartbeat.
+ */
 static bool ready_queue_pair(RMigLink *link, GError **err)
 {
-    return move_queue_pair(link, IBV_QPS_RTR, err) &&
+    return move_queue_pair(link, IBV_QPS_INIT, err) &&
+           move_queue_pair(link, IBV_QPS_RTR, err) &&
            move_queue_pair(link, IBV_QPS_RTS, err);
 }
 

@@ -314,6 +314,10 @@ int ibv_modify_qp(struct ibv_qp *qp, struct ibv_qp_attr *attr, int mask)
     if (mask & IBV_QP_RNR_RETRY) {
         fake_rdma.rnr_retry = attr->rnr_retry;
     }
+    if (mask & IBV_QP_ACCESS_FLAGS) {
+        fake_rdma.remote_write =
+            attr->qp_access_flags & IBV_ACCESS_REMOTE_WRITE;
+    }
     return 0;
 }
 
@@ -400,6 +404,11 @@ int rdma_init_qp_attr(struct rdma_cm_id *id, struct ibv_qp_attr *attr,
     if (attr->qp_state == IBV_QPS_RTS) {
         *mask |= IBV_QP_RNR_RETRY;
     }
+    /* As the kernel does: nothing is allowed before there is a connection */
+    if (attr->qp_state == IBV_QPS_INIT) {
+        *mask |= IBV_QP_ACCESS_FLAGS;
+        attr->qp_access_flags = fake_rdma.asked ? IBV_ACCESS_REMOTE_WRITE : 0;
+    }
     return 0;
 }
 
@@ -427,6 +436,7 @@ int rdma_connect(struct rdma_cm_id *id, struct rdma_conn_param *param)
         return -1;
     }
     fake_rdma.param = *param;
+    fake_rdma.asked = true;
     keep_private_data(param->private_data, param->private_data_len);
     return 0;
 }

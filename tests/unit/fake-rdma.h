@@ -34,6 +34,8 @@ typedef struct FakeRdma {
     enum ibv_qp_state qp_state;
     struct ibv_qp_init_attr qp_attr; /* with which it was made */
     int rnr_retry;                   /* with which it was moved to RTS */
+    bool remote_write;               /* that the peer was given last */
+    bool asked;                      /* rdma_connect() was called */
     unsigned established;            /* calls of rdma_establish() */
     /* What is to happen */
     const char *fail_call; /* the next call of this function fails, */

@@ -79,6 +79,8 @@ static void test_connect_answered(void)
         g_assert_true(ok == !calls[i]);
         g_assert_true(rmig_link_is_up(f.link) == ok);
         g_assert_cmpint(fake_rdma.established, ==, ok);
+        /* The peer's heartbeat is a write */
+        g_assert_true(fake_rdma.remote_write == (ok || i == 3));
         g_assert_cmpint(fake_rdma.rnr_retry, ==,
                         ok || i == 3 ? 7 : 0);
         teardown(&f);
