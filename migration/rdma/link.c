@@ -207,16 +207,28 @@ void rmig_link_fail(RMigLink *link, GError *err)
     shut_down_because(link, err);
 }
 
+/* Whether a broken work request is a reason, and not only a consequence */
+static bool tells_why(const GError *broken)
+{
+    return !g_error_matches(broken, RMIG_VERBS_ERROR,
+                            RMIG_VERBS_ERROR_FLUSHED);
+}
+
 /*
  * What the peer said before it left, ERROR perhaps, tells more than that it
- * left; both may have come since the last look.
+ * left, and so does the write that it refused; all of that may have come since
+ * the last look.
  */
 static void take_last_words(RMigLink *link)
 {
-    g_autoptr(GError) broken = NULL;
+    GError *broken = NULL;
 
     if (link->qp_made && rmig_verbs_poll(link->verbs, &broken) < 0) {
-        RMIG_LOG("%s: %s", link->name, broken->message);
+        if (tells_why(broken)) {
+            rmig_link_fail(link, broken);
+        } else {
+            g_error_free(broken);
+        }
     }
 }
 
@@ -397,10 +409,12 @@ static int nothing_completed(RMigLink *link, GError *broken, GError **err)
 
     if (broken) {
         /*
-         * A peer that leaves also flushes or breaks what is posted: the CM's
-         * word on it, if it has one, is the better reason.
+         * A peer that leaves also flushes what is posted: the CM's word on
+         * it, if it has one, is the better reason.
          */
-        take_fds(link);
+        if (!tells_why(broken)) {
+            take_fds(link);
+        }
         rmig_link_fail(link, broken);
     }
     if (!link->error && rmig_shutdown_triggered(link->shutdown)) {

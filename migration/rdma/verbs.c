@@ -382,7 +382,9 @@ static bool handle_completion(RMigVerbs *v, const struct ibv_wc *wc,
     if (wc->status != IBV_WC_SUCCESS) {
         g_autofree char *about = work->describe ? work->describe(work) : NULL;
 
-        g_set_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_COMPLETION,
+        g_set_error(err, RMIG_VERBS_ERROR,
+                    wc->status == IBV_WC_WR_FLUSH_ERR ?
+                    RMIG_VERBS_ERROR_FLUSHED : RMIG_VERBS_ERROR_COMPLETION,
                     "%s%s%s failed: %s (vendor error 0x%x)", work->what,
                     about ? " " : "", about ? about : "",
                     ibv_wc_status_str(wc->status), wc->vendor_err);

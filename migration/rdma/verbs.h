@@ -54,6 +54,7 @@ GQuark rmig_verbs_error_quark(void);
 typedef enum RMigVerbsErrorCode {
     RMIG_VERBS_ERROR_FAILED,     /* a call failed */
     RMIG_VERBS_ERROR_COMPLETION, /* a work request completed with an error */
+    RMIG_VERBS_ERROR_FLUSHED,    /* ... as the queue pair had failed before */
 } RMigVerbsErrorCode;
 
 /*

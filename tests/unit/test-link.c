@@ -315,6 +315,55 @@ static void test_message_before_goodbye(void)
     teardown(&f);
 }
 
+/* ---- of two things at the same look, the one that tells more ---- */
+
+static void refused_and_goodbye(void)
+{
+    fake_rdma_complete((uintptr_t)&current->work, IBV_WC_REM_ACCESS_ERR, 0);
+    disconnected();
+}
+
+static void flushed_and_goodbye(void)
+{
+    fake_rdma_complete((uintptr_t)&current->work, IBV_WC_WR_FLUSH_ERR, 0);
+    disconnected();
+}
+
+static void peer_gives_up(RMigWork *work, uint32_t bytes)
+{
+    (void)work;
+    (void)bytes;
+    rmig_link_fail(current->link,
+                   g_error_new(RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
+                               "the peer gave up"));
+}
+
+static void test_last_words(void)
+{
+    GError *err = NULL;
+    Fixture f;
+
+    setup_connected(&f);
+    f.work.done = peer_gives_up;
+    set_script(message_and_goodbye, NULL, NULL);
+    step_until_failure(&f, 0, &err);
+    assert_says(&err, RMIG_LINK_ERROR_FAILED, "gave up");
+    teardown(&f);
+
+    setup_connected(&f);
+    set_script(refused_and_goodbye, NULL, NULL);
+    step_until_failure(&f, 0, &err);
+    g_assert_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_COMPLETION);
+    g_clear_error(&err);
+    teardown(&f);
+
+    setup_connected(&f);
+    set_script(flushed_and_goodbye, NULL, NULL);
+    step_until_failure(&f, 0, &err);
+    assert_says(&err, RMIG_LINK_ERROR_CLOSED, "closed");
+    teardown(&f);
+}
+
 static void test_broken_write(void)
 {
     g_autoptr(GError) err = NULL;
@@ -535,6 +584,7 @@ int main(int argc, char **argv)
     g_test_add_func("/link/step/deadline", test_deadline);
     g_test_add_func("/link/step/no-lost-wakeup", test_no_lost_wakeup);
     g_test_add_func("/link/step/goodbye", test_message_before_goodbye);
+    g_test_add_func("/link/step/last-words", test_last_words);
     g_test_add_func("/link/step/broken-write", test_broken_write);
     g_test_add_func("/link/step/broken-neighbour", test_broken_neighbour);
     g_test_add_func("/link/step/first-error", test_first_error);

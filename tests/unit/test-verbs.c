@@ -253,6 +253,10 @@ static void test_error_completion(void)
     g_assert_cmpuint(f.done[0], ==, 1); /* it came before the error */
     g_assert_cmpuint(f.done[1], ==, 0);
     g_clear_error(&err);
+    fake_rdma_complete((uintptr_t)&f.work[1], IBV_WC_WR_FLUSH_ERR, 0);
+    g_assert_cmpint(rmig_verbs_poll(f.verbs, &err), ==, -1);
+    g_assert_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FLUSHED);
+    g_clear_error(&err);
 
     fake_rdma.fail_call = "ibv_poll_cq";
     fake_rdma.fail_errno = EIO;
