@@ -244,6 +244,11 @@ static void set_event_error(RMigLink *link, const struct rdma_cm_event *event)
         err = g_error_new(RMIG_LINK_ERROR, RMIG_LINK_ERROR_CLOSED,
                           "the peer closed the connection");
         break;
+    case RDMA_CM_EVENT_ADDR_ERROR:
+        err = g_error_new(RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
+                          "nobody answers at that address (%s)",
+                          g_strerror(-event->status));
+        break;
     case RDMA_CM_EVENT_REJECTED:
         /* InfiniBand's reason 8: nobody listens; 28: the listener refused */
         err = g_error_new(RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,

@@ -131,7 +131,8 @@ static void test_resolve_fails(void)
     resolve_fails(NULL, NULL, "rdma_create_id", ENOMEM, failed, "identifier");
     resolve_fails(NULL, NULL, "rdma_resolve_addr", ENODEV, failed,
                   "no RDMA device leads to that address");
-    resolve_fails(addr_error, NULL, NULL, 0, failed, "No route to host");
+    resolve_fails(addr_error, NULL, NULL, 0, failed,
+                  "nobody answers at that address (No route to host)");
     resolve_fails(addr_resolved, route_error, NULL, 0, failed, "timed out");
     resolve_fails(addr_resolved, NULL, "rdma_resolve_route", EINVAL, failed,
                   "resolving the route");
