@@ -161,9 +161,14 @@ static ssize_t qio_channel_rdma_writev(QIOChannel *ioc,
 /* qemu_fflush() ends here: what has gathered must leave now */
 static int qio_channel_rdma_flush(QIOChannel *ioc, Error **errp)
 {
-    RMigStream *stream = out_stream(QIO_CHANNEL_RDMA(ioc));
+    QIOChannelRDMA *rioc = QIO_CHANNEL_RDMA(ioc);
+    RMigStream *stream = out_stream(rioc);
     GError *err = NULL;
 
+    if (rioc->hold_flush) {
+        rioc->hold_flush = false;
+        return 0;
+    }
     if (stream && !rmig_stream_flush(stream, &err)) {
         qio_channel_rdma_error(errp, err);
         return -1;

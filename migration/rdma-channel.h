@@ -25,6 +25,7 @@ struct QIOChannelRDMA {
     bool nonblocking; /* of reading; a write always takes everything */
     bool closed;
     bool accepting; /* dest: a coroutine is in rmig_dest_accept() */
+    bool hold_flush; /* source: the next flush sends nothing yet */
     uint64_t accounted_bytes; /* source: of the core's, in mig_stats */
     VMChangeStateEntry *vm_state; /* dest: revokes before the guest runs */
     CoQueue return_ready; /* dest: writers that wait for the return path */

@@ -512,10 +512,13 @@ static bool exchange_blocks(RMigSource *source, GError **err)
 
 int rdma_registration_start(QEMUFile *f, uint64_t flags)
 {
-    if (!source_channel(f)) {
+    QIOChannelRDMA *rioc = source_channel(f);
+
+    if (!rioc) {
         return 0;
     }
     trace_rdma_hook_start(flags);
+    rioc->hold_flush = false;
     qemu_put_be64(f, RAM_SAVE_FLAG_HOOK);
     return qemu_fflush(f);
 }
@@ -536,6 +539,12 @@ int rdma_registration_stop(QEMUFile *f, uint64_t flags)
         !rmig_source_finish(rioc->source, &err)) {
         return keep_error(f, true, err);
     }
+    /*
+     * A round ends with a flushed end mark, but its section goes on: the rest
+     * leaves with the next flush, without which the destination cannot use
+     * the mark.  So both leave then, and save a round trip a round.
+     */
+    rioc->hold_flush = flags == RAM_CONTROL_ROUND;
     account(rioc);
     trace_rdma_hook_stop(flags, rioc->accounted_bytes);
     return 0;

@@ -13,7 +13,9 @@
  * runs queue up to be sent as COMPRESS whenever the destination has said
  * READY, so that they never hold up the writes; a long queue or the end of
  * the round waits for them.  Any other page goes to the writer, after its
- * chunk has been registered on both sides at the same time.
+ * chunk has been registered on both sides at the same time, together with the
+ * chunks behind it that look as if they came next.  One such span ahead of the
+ * pages is registered while they are written.
  *
  * docs/rdma.txt, "Setup", "Rounds" and "Zero pages".
  */
@@ -30,10 +32,22 @@
  * it before it says READY again, in its main loop: that must not take seconds.
  */
 #define ZERO_RUN_MAX_BYTES (UINT64_C(1) << 30)
-/* Pages between two looks at whether a READY has come for waiting zero runs */
+/* Chunks that share a registration at the most */
+#define SPAN_CHUNKS_MAX 8
+/* How much of a chunk is looked at to guess whether it has data */
+#define SPAN_PROBE_BYTES 4096
+/* Pages between two looks at whether a READY has come for what waits */
 #define PUMP_PAGES 32
 /* Pinning is slow on some systems: seconds more to wait for each GiB */
 #define PIN_MS_PER_GIB 10000
+
+/* The last REGISTER that was sent */
+typedef struct RMigAsked {
+    const RMigBlock *block; /* NULL: there was none */
+    uint64_t first;
+    uint64_t n;
+    bool open; /* its answer has not been taken */
+} RMigAsked;
 
 typedef struct RMigZeroRun {
     const RMigBlock *block;
@@ -51,6 +65,7 @@ struct RMigSource {
     bool exchanged;
     RMigMrTable local;
     uint32_t **rkeys; /* [block][chunk], 0: not registered over there */
+    RMigAsked asked;
     RMigWriter writer;
     RMigZeroRun zero_run;  /* being merged; bytes 0: none */
     GQueue zero_queue;     /* of RMigZeroRun, owned */
@@ -150,10 +165,45 @@ static void init_tables(RMigSource *s)
     s->exchanged = true;
 }
 
+/* The answer to the REGISTER that is underway, if one is; waits for it */
+static bool take_answer(RMigSource *s, GError **err)
+{
+    const RMigAsked *asked = &s->asked;
+    RMigWireResult result;
+    RMigWireMessage msg;
+
+    if (!asked->open) {
+        return true;
+    }
+    if (!rmig_control_wait_answer(s->main.control, RMIG_CONTROL_TIMEOUT_MS,
+                                  &msg, err)) {
+        return false;
+    }
+    rmig_wire_result_unpack(&msg, 0, &result);
+    if (!rmig_control_release(s->main.control, err)) {
+        return false;
+    }
+    if (result.host_addr != asked->block->remote_host || result.rkey == 0) {
+        g_set_error(err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PROTOCOL,
+                    "the destination answered the registration of RAM block "
+                    "%s, chunk %" G_GUINT64_FORMAT " with rkey 0x%x and a "
+                    "block address that is%s the announced one",
+                    asked->block->name, (guint64)asked->first, result.rkey,
+                    result.host_addr == asked->block->remote_host ? "" :
+                                                                    " not");
+        return false;
+    }
+    for (uint64_t c = asked->first; c < asked->first + asked->n; c++) {
+        s->rkeys[asked->block->index][c] = result.rkey;
+    }
+    s->asked.open = false;
+    return true;
+}
+
 /* Room for a command's data; the stream gathers its bytes in the same place */
 static uint8_t *compose(RMigSource *s, GError **err)
 {
-    return rmig_stream_flush(&s->main.stream, err) ?
+    return take_answer(s, err) && rmig_stream_flush(&s->main.stream, err) ?
            rmig_control_buffer(s->main.control, err) : NULL;
 }
 
@@ -161,7 +211,8 @@ static uint8_t *compose(RMigSource *s, GError **err)
 static bool command(RMigSource *s, RMigWireType type, uint32_t len,
                     uint32_t repeat, GError **err)
 {
-    return rmig_stream_flush(&s->main.stream, err) &&
+    return take_answer(s, err) &&
+           rmig_stream_flush(&s->main.stream, err) &&
            rmig_control_command(s->main.control, type, len, repeat, err);
 }
 
@@ -206,65 +257,106 @@ bool rmig_source_exchange(RMigSource *s, GError **err)
     return true;
 }
 
-/* Registers @chunk of @block on both sides at the same time */
-static RMigMr *register_chunk(RMigSource *s, const RMigBlock *block,
-                              uint64_t chunk, GError **err)
+static bool starts_zero(const RMigSource *s, const RMigBlock *block,
+                        uint64_t chunk)
 {
-    RMigControl *control = s->main.control;
+    uint64_t bytes = MIN(SPAN_PROBE_BYTES,
+                         rmig_block_chunk_bytes(block, chunk));
+
+    return s->config.is_zero &&
+           s->config.is_zero(block->host + (chunk << RMIG_CHUNK_SHIFT), bytes);
+}
+
+/*
+ * How many chunks from @chunk on are to share a registration.  Where a chunk
+ * begins with data its neighbours' turn comes next, and every registration
+ * costs a round trip; a chunk that begins with zeros may be zero altogether,
+ * and is not pinned for nothing.
+ */
+static uint64_t span_from(const RMigSource *s, const RMigBlock *block,
+                          uint64_t chunk)
+{
+    uint64_t end = MIN(chunk + SPAN_CHUNKS_MAX, rmig_block_chunks(block));
+    uint64_t next = chunk + 1;
+
+    while (next < end && !rmig_mr_table_find(&s->local, block, next) &&
+           !starts_zero(s, block, next)) {
+        next++;
+    }
+    return next - chunk;
+}
+
+/*
+ * Ask the destination for the span from @chunk of @block, and register our
+ * side of it meanwhile.
+ */
+static bool ask_for_span(RMigSource *s, const RMigBlock *block,
+                         uint64_t chunk, GError **err)
+{
+    uint64_t n = span_from(s, block, chunk);
     RMigWireRegister reg = {
         .key = block->remote_offset + (chunk << RMIG_CHUNK_SHIFT),
         .block = block->index,
+        .chunks = n - 1,
     };
     uint8_t *data = compose(s, err);
-    RMigWireResult result;
-    RMigWireMessage msg;
-    RMigMr *mr;
 
     if (!data) {
-        return NULL;
+        return false;
     }
     rmig_wire_register_pack(data, &reg);
     if (!command(s, RMIG_WIRE_REGISTER_REQUEST, RMIG_WIRE_REGISTER_BYTES, 1,
                  err)) {
-        return NULL;
+        return false;
     }
-    mr = rmig_mr_table_register(&s->local, block, chunk, 1, err);
-    if (!mr || !rmig_control_wait_answer(control, RMIG_CONTROL_TIMEOUT_MS,
-                                         &msg, err)) {
-        return NULL;
+    s->asked = (RMigAsked) {
+        .block = block, .first = chunk, .n = n, .open = true,
+    };
+    return rmig_mr_table_register(&s->local, block, chunk, n, err) != NULL;
+}
+
+/*
+ * Messages and writes leave in order, so a REGISTER that is sent when its
+ * pages are at hand stands behind all writes before them, and the wire then
+ * idles until it is answered.  So while the pages of one span are written, the
+ * next span is asked for, as soon as the destination is ready for it.
+ */
+static bool ask_ahead(RMigSource *s, const RMigBlock *block, uint64_t chunk,
+                      GError **err)
+{
+    uint64_t next = s->asked.first + s->asked.n;
+
+    /* Not before the pages of the last span that was asked for have come */
+    if (s->asked.open || s->asked.block != block ||
+        chunk < s->asked.first || chunk >= next ||
+        next >= rmig_block_chunks(block) ||
+        rmig_mr_table_find(&s->local, block, next) ||
+        starts_zero(s, block, next) ||
+        !rmig_control_may_command(s->main.control)) {
+        return true;
     }
-    rmig_wire_result_unpack(&msg, 0, &result);
-    if (!rmig_control_release(control, err)) {
-        return NULL;
-    }
-    if (result.host_addr != block->remote_host || result.rkey == 0) {
-        g_set_error(err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PROTOCOL,
-                    "the destination answered the registration of RAM block "
-                    "%s, chunk %" G_GUINT64_FORMAT " with rkey 0x%x and a "
-                    "block address that is%s the announced one", block->name,
-                    (guint64)chunk, result.rkey,
-                    result.host_addr == block->remote_host ? "" : " not");
-        return NULL;
-    }
-    s->rkeys[block->index][chunk] = result.rkey;
-    return mr;
+    return ask_for_span(s, block, next, err);
 }
 
 /* The keys for @chunk, from a registration if need be */
 static RMigMr *chunk_keys(RMigSource *s, const RMigBlock *block,
                           uint64_t chunk, uint32_t *rkey, GError **err)
 {
-    RMigMr *mr = rmig_mr_table_find(&s->local, block, chunk);
+    uint32_t *rkeys = s->rkeys[block->index];
 
     if (s->pins_all) {
         *rkey = block->remote_rkey;
-        return mr;
+        return rmig_mr_table_find(&s->local, block, chunk);
     }
-    if (!mr) {
-        mr = register_chunk(s, block, chunk, err);
+    if (rkeys[chunk] == 0 && !take_answer(s, err)) {
+        return NULL;
     }
-    *rkey = s->rkeys[block->index][chunk];
-    return mr;
+    if (rkeys[chunk] == 0 && (!ask_for_span(s, block, chunk, err) ||
+                              !take_answer(s, err))) {
+        return NULL;
+    }
+    *rkey = rkeys[chunk];
+    return rmig_mr_table_find(&s->local, block, chunk);
 }
 
 static bool wait_for_room(RMigSource *s, GError **err)
@@ -299,13 +391,15 @@ static bool send_zero_run(RMigSource *s, GError **err)
     return command(s, RMIG_WIRE_COMPRESS, RMIG_WIRE_ZERO_RUN_BYTES, 1, err);
 }
 
-/* Send zero runs as long as the destination is ready for them */
-static bool pump_zero_runs(RMigSource *s, GError **err)
+/*
+ * While pages of @chunk come: send what need not wait, as long as the
+ * destination is ready for it
+ */
+static bool pump(RMigSource *s, const RMigBlock *block, uint64_t chunk,
+                 GError **err)
 {
-    if (g_queue_is_empty(&s->zero_queue)) {
-        return true;
-    }
-    if (rmig_link_poll(s->main.link, err) < 0) {
+    if (rmig_link_poll(s->main.link, err) < 0 ||
+        !ask_ahead(s, block, chunk, err)) {
         return false;
     }
     while (!g_queue_is_empty(&s->zero_queue) &&
@@ -398,11 +492,7 @@ static RMigPage take_page(RMigSource *s, uint64_t block_offset,
     }
     if (++s->pages_since_pump >= PUMP_PAGES) {
         s->pages_since_pump = 0;
-        if (!pump_zero_runs(s, err)) {
-            return RMIG_PAGE_FAILED;
-        }
-        if (rmig_shutdown_triggered(s->shutdown) &&
-            rmig_link_poll(s->main.link, err) < 0) {
+        if (!pump(s, block, rmig_block_chunk_of(offset), err)) {
             return RMIG_PAGE_FAILED;
         }
     }
