@@ -13,6 +13,7 @@
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
+#include "exec/memory.h"
 #include "qapi/clone-visitor.h"
 #include "qapi/error.h"
 #include "qapi/qapi-visit-sockets.h"
@@ -83,6 +84,12 @@ bool rdma_caps_compatible(Error **errp)
     if (migrate_tls()) {
         error_setg(errp, "RDMA migration cannot be encrypted: unset the "
                    "parameter tls-creds, or migrate over TCP");
+        return false;
+    }
+    if (ram_block_discard_is_required()) {
+        /* Pinned memory that is discarded would go its own ways */
+        error_setg(errp, "RDMA migration cannot be used together with "
+                   "devices that discard guest memory, such as virtio-mem");
         return false;
     }
     return true;

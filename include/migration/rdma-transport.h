@@ -160,7 +160,8 @@ typedef enum RMigPage {
  *
  * Returns when they are queued, perhaps not even posted.  The memory is read
  * until rmig_source_finish() returns, and no page may be handed over twice
- * before that: writes and zero runs overtake each other.
+ * before that: writes and zero runs overtake each other.  Nor may the stream be
+ * written to before that.
  */
 RMigPage rmig_source_page(RMigSource *source, uint64_t block_offset,
                           uint64_t offset, uint64_t len, GError **err)

@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "conn.h"
+#include "log.h"
 #include "mr.h"
 #include "writer.h"
 
@@ -279,7 +280,7 @@ static uint64_t span_from(const RMigSource *s, const RMigBlock *block,
     uint64_t end = MIN(chunk + SPAN_CHUNKS_MAX, rmig_block_chunks(block));
     uint64_t next = chunk + 1;
 
-    while (next < end && !rmig_mr_table_find(&s->local, block, next) &&
+    while (next < end && s->rkeys[block->index][next] == 0 &&
            !starts_zero(s, block, next)) {
         next++;
     }
@@ -288,10 +289,10 @@ static uint64_t span_from(const RMigSource *s, const RMigBlock *block,
 
 /*
  * Ask the destination for the span from @chunk of @block, and register our
- * side of it meanwhile.
+ * side of it meanwhile.  @needed: for a page of @chunk
  */
 static bool ask_for_span(RMigSource *s, const RMigBlock *block,
-                         uint64_t chunk, GError **err)
+                         uint64_t chunk, bool needed, GError **err)
 {
     uint64_t n = span_from(s, block, chunk);
     RMigWireRegister reg = {
@@ -300,6 +301,7 @@ static bool ask_for_span(RMigSource *s, const RMigBlock *block,
         .chunks = n - 1,
     };
     uint8_t *data = compose(s, err);
+    GError *local = NULL;
 
     if (!data) {
         return false;
@@ -312,7 +314,17 @@ static bool ask_for_span(RMigSource *s, const RMigBlock *block,
     s->asked = (RMigAsked) {
         .block = block, .first = chunk, .n = n, .open = true,
     };
-    return rmig_mr_table_register(&s->local, block, chunk, n, err) != NULL;
+    if (rmig_mr_table_register(&s->local, block, chunk, n, &local)) {
+        return true;
+    }
+    if (needed && n == 1) {
+        g_propagate_error(err, local);
+        return false;
+    }
+    /* What cannot be had in advance, or as a whole, may do chunk by chunk */
+    RMIG_LOG("source: %s", local->message);
+    g_error_free(local);
+    return true;
 }
 
 /*
@@ -330,12 +342,12 @@ static bool ask_ahead(RMigSource *s, const RMigBlock *block, uint64_t chunk,
     if (s->asked.open || s->asked.block != block ||
         chunk < s->asked.first || chunk >= next ||
         next >= rmig_block_chunks(block) ||
-        rmig_mr_table_find(&s->local, block, next) ||
+        s->rkeys[block->index][next] != 0 ||
         starts_zero(s, block, next) ||
         !rmig_control_may_command(s->main.control)) {
         return true;
     }
-    return ask_for_span(s, block, next, err);
+    return ask_for_span(s, block, next, false, err);
 }
 
 /* The keys for @chunk, from a registration if need be */
@@ -343,6 +355,7 @@ static RMigMr *chunk_keys(RMigSource *s, const RMigBlock *block,
                           uint64_t chunk, uint32_t *rkey, GError **err)
 {
     uint32_t *rkeys = s->rkeys[block->index];
+    RMigMr *mr;
 
     if (s->pins_all) {
         *rkey = block->remote_rkey;
@@ -351,12 +364,13 @@ static RMigMr *chunk_keys(RMigSource *s, const RMigBlock *block,
     if (rkeys[chunk] == 0 && !take_answer(s, err)) {
         return NULL;
     }
-    if (rkeys[chunk] == 0 && (!ask_for_span(s, block, chunk, err) ||
+    if (rkeys[chunk] == 0 && (!ask_for_span(s, block, chunk, true, err) ||
                               !take_answer(s, err))) {
         return NULL;
     }
     *rkey = rkeys[chunk];
-    return rmig_mr_table_find(&s->local, block, chunk);
+    mr = rmig_mr_table_find(&s->local, block, chunk);
+    return mr ? mr : rmig_mr_table_register(&s->local, block, chunk, 1, err);
 }
 
 static bool wait_for_room(RMigSource *s, GError **err)

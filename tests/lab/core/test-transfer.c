@@ -24,7 +24,7 @@
 
 /* In the order in which the source announces them; none sorted by anything */
 static TestBlock blocks[] = {
-    { .name = "pc.ram", .length = 4 * MIB + 5 * PAGE, .offset = 0x10000000 },
+    { .name = "pc.ram", .length = 20 * MIB + 5 * PAGE, .offset = 0x10000000 },
     { .name = "tiny", .length = 5000, .offset = 0x1000 },
     { .name = "empty", .length = 0, .offset = 0x9000 },
     { .name = "vga.vram", .length = 2 * MIB - PAGE, .offset = 0x4000000 },
@@ -191,7 +191,22 @@ static void send_page(Migration *m, TestBlock *b, uint64_t at)
                      b->src + rmig_block_chunk_of(at) * RMIG_CHUNK_BYTES);
 }
 
-/* Rewrites some pages and sends them; all of them in the first round */
+static void rewrite_page(Migration *m, TestBlock *b, uint64_t at)
+{
+    uint64_t len = MIN(PAGE, b->length - at);
+
+    memset(b->src + at, 0, len);
+    if (b != &blocks[ALL_ZERO] &&
+        g_rand_int_range(m->rand, 0, ZERO_SHARE) != 0) {
+        fill_random(m->rand, b->src + at, len);
+    }
+}
+
+/*
+ * Rewrites some pages and sends them; all of them in the first round.  As a
+ * guest's, they have their contents before the first one is sent: the source
+ * looks ahead.
+ */
 static void round_of_pages(Migration *m, unsigned round)
 {
     GError *err = NULL;
@@ -200,19 +215,16 @@ static void round_of_pages(Migration *m, unsigned round)
     flush(m);
     for (unsigned i = 0; i < N_BLOCKS; i++) {
         TestBlock *b = &blocks[i];
+        g_autoptr(GArray) dirty = g_array_new(false, false, sizeof(uint64_t));
 
         for (uint64_t at = 0; at < b->length; at += PAGE) {
-            uint64_t len = MIN(PAGE, b->length - at);
-
-            if (round > 0 && g_rand_int_range(m->rand, 0, 4) != 0) {
-                continue;
+            if (round == 0 || g_rand_int_range(m->rand, 0, 4) == 0) {
+                rewrite_page(m, b, at);
+                g_array_append_val(dirty, at);
             }
-            memset(b->src + at, 0, len);
-            if (i != ALL_ZERO &&
-                g_rand_int_range(m->rand, 0, ZERO_SHARE) != 0) {
-                fill_random(m->rand, b->src + at, len);
-            }
-            send_page(m, b, at);
+        }
+        for (unsigned n = 0; n < dirty->len; n++) {
+            send_page(m, b, g_array_index(dirty, uint64_t, n));
         }
     }
     g_assert_true(rmig_source_finish(m->source, &err));
