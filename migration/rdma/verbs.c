@@ -449,8 +449,3 @@ int rmig_verbs_fd(const RMigVerbs *v)
 {
     return v->channel->fd;
 }
-
-const char *rmig_verbs_device(const RMigVerbs *v)
-{
-    return ibv_get_device_name(v->device->device);
-}

@@ -120,7 +120,4 @@ void rmig_verbs_take_events(RMigVerbs *verbs);
 /* Readable when an armed completion queue has something; owned by @verbs */
 int rmig_verbs_fd(const RMigVerbs *verbs);
 
-/* The name of the device, "rxe0" */
-const char *rmig_verbs_device(const RMigVerbs *verbs);
-
 #endif

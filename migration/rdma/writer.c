@@ -18,7 +18,6 @@ struct RMigBatch {
     RMigWork work;
     const RMigBlock *block; /* of its first write */
     uint64_t offset;
-    uint64_t bytes;
     unsigned writes;
 };
 
@@ -82,7 +81,6 @@ static RMigBatch *start_batch(RMigWriter *w)
     }
     batch->block = w->block;
     batch->offset = w->run_offset;
-    batch->bytes = 0;
     batch->writes = 0;
     g_queue_push_tail(&w->busy, batch);
     return batch;
@@ -106,7 +104,6 @@ static bool post_run(RMigWriter *w, bool last, GError **err)
     signalled = last || w->batch->writes + 1 >= RMIG_WRITER_BATCH ||
                 rmig_verbs_write_room(w->verbs) == 1;
     w->batch->writes++;
-    w->batch->bytes += w->run_bytes;
     if (!rmig_verbs_post_write(w->verbs, &w->batch->work, signalled, w->mr,
                                block->host + w->run_offset, w->run_bytes,
                                block->remote_host + w->run_offset, w->rkey,
