@@ -69,6 +69,12 @@ static const Key keys[] = {
     KEY("copy", V_COPY, no_copy, 0, 0),
 };
 
+/*
+ * The time-outs are what Linux's connection manager gives RoCE: an ack
+ * time-out of 2 x packet life time (4.096 us << 16, Linux 6.2 on) + the
+ * adapter's own delay (of the same size), and 15 repetitions of a CM message
+ * that is unanswered for 4.096 us << 20.
+ */
 static const VsShape defaults = {
     .device = "verbsim0",
     .max_mr_bytes = UINT64_MAX,
@@ -80,9 +86,9 @@ static const VsShape defaults = {
     .max_cq = 1 << 16,
     .max_cqe = 4194303,
     .max_rd_atomic = 16,
-    .ack_timeout = 14,
-    .cm_timeout_ms = 1000,
-    .cm_retries = 7,
+    .ack_timeout = 18,
+    .cm_timeout_ms = 4295,
+    .cm_retries = 15,
 };
 
 static const char *set_count(VsShape *shape, const Key *key, uint64_t value)
