@@ -239,6 +239,8 @@ static void clear_rules(void)
         vs_timer_clear(&rule->timer);
         fault_rule_free(rule);
     }
+    /* A script that is told anew draws the same random numbers. */
+    parse = (FaultParse) { 0 };
 }
 
 static char *stats(void)
