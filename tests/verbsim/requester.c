@@ -253,14 +253,14 @@ static bool keys_are_good(const VsQp *qp, const VsSendWqe *wqe)
 /* The migration message in a SEND: its control type, or -1. */
 static int peek_control(const VsSendWqe *wqe)
 {
-    uint8_t head[20];
+    uint8_t head[16];
     struct iovec local = { head, sizeof(head) }, remote;
 
     if (wqe->length < sizeof(head)) {
         return -1;
     }
     if (wqe->flags & IBV_SEND_INLINE) {
-        return vs_control_type(wqe->inline_data, sizeof(head));
+        return vs_control_type(wqe->inline_data, wqe->length);
     }
     if (wqe->sge[0].length < sizeof(head)) {
         return -1;
@@ -268,7 +268,7 @@ static int peek_control(const VsSendWqe *wqe)
     remote.iov_base = (void *)(uintptr_t)wqe->sge[0].addr;
     remote.iov_len = sizeof(head);
     return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) ==
-           (ssize_t)sizeof(head) ? vs_control_type(head, sizeof(head)) : -1;
+           (ssize_t)sizeof(head) ? vs_control_type(head, wqe->length) : -1;
 }
 
 static void count(VsQp *qp, const VsSendWqe *wqe, int control)

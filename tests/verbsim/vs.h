@@ -278,7 +278,7 @@ void vs_nic_schedule(VsQp *qp);
 extern VS_EXPORT unsigned vs_slot;
 extern VS_EXPORT bool vs_port_up;       /* this process's link */
 extern VS_EXPORT bool vs_removed;       /* the device is gone for good */
-extern bool vs_frozen;                  /* the program is told nothing */
+extern VS_EXPORT bool vs_frozen;        /* the program is told nothing */
 
 void vs_nic_set_port(bool up);          /* with PORT_ERR / PORT_ACTIVE events */
 void vs_nic_set_frozen(bool frozen);
@@ -291,6 +291,7 @@ typedef struct VsCmOps {
     void (*device_removed)(void);
     void (*unfrozen)(void);
     void (*disconnect_qp)(uint32_t qp_num);     /* VS_ACT_DISCONNECT */
+    unsigned (*report_leaks)(void);     /* as vs_device_report_leaks() */
 } VsCmOps;
 extern VS_EXPORT const VsCmOps *vs_cm_ops;
 
@@ -322,6 +323,7 @@ VS_EXPORT void vs_peer_send_cm(VsPeer *peer, const void *payload, size_t length)
 
 struct VsPd {
     struct ibv_pd ibv;
+    bool by_cm;                 /* librdmacm's own: not the program's leak */
     unsigned children;          /* MRs and QPs */
 };
 
