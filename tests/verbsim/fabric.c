@@ -358,7 +358,6 @@ static void clean_slot(unsigned slot)
 
 static void take_slot(void)
 {
-    const char *label = g_getenv("VERBSIM_NAME");
     g_autofree char *text = NULL;
 
     for (unsigned slot = 0; slot < VS_SLOTS; slot++) {
@@ -366,9 +365,7 @@ static void take_slot(void)
         if (flock(slot_lock, LOCK_EX | LOCK_NB) == 0) {
             own_slot = slot;
             clean_slot(slot);
-            text = g_strdup_printf("%d %s\n", (int)getpid(),
-                                   label ? label
-                                         : program_invocation_short_name);
+            text = g_strdup_printf("%d %s\n", (int)getpid(), vs_name());
             if (ftruncate(slot_lock, 0) < 0 ||
                 write(slot_lock, text, strlen(text)) < 0) {
                 give_up("write the slot of", directory);

@@ -57,23 +57,26 @@ static void collect_connected(VsQp *qp, void *opaque)
     }
 }
 
-/* Every connection of this process; the CM's, if it knows of the queue pair. */
+void vs_fault_disconnect(uint32_t qp_num)
+{
+    VsQp *qp;
+
+    if (vs_cm_ops && vs_cm_ops->disconnect_qp) {
+        vs_cm_ops->disconnect_qp(qp_num);
+    }
+    qp = vs_qp_find(qp_num);
+    if (qp) {
+        vs_qp_error(qp);
+    }
+}
+
 static void disconnect_all(void)
 {
     g_autoptr(GArray) numbers = g_array_new(false, false, sizeof(uint32_t));
 
     vs_qp_foreach(collect_connected, numbers);
     for (unsigned i = 0; i < numbers->len; i++) {
-        uint32_t number = g_array_index(numbers, uint32_t, i);
-        VsQp *qp;
-
-        if (vs_cm_ops && vs_cm_ops->disconnect_qp) {
-            vs_cm_ops->disconnect_qp(number);
-        }
-        qp = vs_qp_find(number);
-        if (qp) {
-            vs_qp_error(qp);
-        }
+        vs_fault_disconnect(g_array_index(numbers, uint32_t, i));
     }
 }
 

@@ -55,6 +55,8 @@ typedef struct VsRequest {
     uint32_t length;
     uint32_t solicited;
     uint32_t num_extents;       /* then as many VsExtent; or, if 0, the data */
+    int32_t control;            /* of a SEND: vs_control_type(), for faults */
+    uint32_t reserved;          /* what follows is aligned */
 } VsRequest;
 
 enum { VS_PKT_MAX = 64 * 1024 };

@@ -305,19 +305,20 @@ static bool survives_faults(VsQp *qp, VsSendWqe *wqe, int control)
 
     switch (verdict.action) {
     case VS_ACT_COMPLETE:
+        qp->sq_sent++;
         fail(qp, wqe, (enum ibv_wc_status)verdict.status);
         return false;
     case VS_ACT_LOSE:
+        qp->sq_sent++;
         lost(qp);
         return false;
     case VS_ACT_DELAY:
+        /* It stays where it is and goes out, untouched, when time is up. */
         qp->req.hold_until_ns = vs_now_ns() + verdict.delay_ns;
         return false;
     case VS_ACT_DISCONNECT:
-        if (vs_cm_ops) {
-            vs_cm_ops->disconnect_qp(num);
-        }
-        return true;
+        vs_fault_disconnect(num);
+        return false;
     default:
         return true;
     }
@@ -341,6 +342,7 @@ static void transmit(VsQp *qp, VsSendWqe *wqe, uint32_t psn)
         .rkey = wqe->rkey,
         .length = wqe->length,
         .solicited = !!(wqe->flags & IBV_SEND_SOLICITED),
+        .control = wqe->control,
     };
 
     if (is_inline) {
@@ -369,7 +371,7 @@ static bool send_next(VsQp *qp)
 {
     VsSendWqe *wqe = entry(qp, qp->sq_sent);
     uint32_t psn = psn_of(qp, qp->sq_sent);
-    int control = is_send(wqe) ? -1 : -2;
+    int control;
 
     if (wqe->done) {
         qp->sq_sent++;
@@ -387,20 +389,18 @@ static bool send_next(VsQp *qp)
     if (!wqe->tried) {
         wqe->tried = true;
         control = is_send(wqe) ? peek_control(wqe) : -1;
+        wqe->control = control;
         count(qp, wqe, control);
         VS_TRACE("request", "qp=%u to=%u psn=%u opcode=%d bytes=%u control=%s",
                  vs_qp_ibv(qp)->qp_num, qp->attr.dest_qp_num, psn, wqe->opcode,
                  wqe->length, vs_control_name(control));
         if (!survives_faults(qp, wqe, control)) {
-            /* A delayed one is sent later; the others count as sent. */
-            qp->sq_sent += vs_now_ns() >= qp->req.hold_until_ns;
-            complete_ready(qp);
             return false;
         }
     }
     qp->sq_sent++;
     qp->req.reads += is_read(wqe);
-    if (!vs_port_up || qp->peer->fd < 0) {
+    if (!vs_port_up || !qp->peer || qp->peer->fd < 0) {
         lost(qp);
     } else {
         transmit(qp, wqe, psn);

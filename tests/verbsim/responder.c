@@ -39,6 +39,7 @@ typedef struct Job {
     VsQp *qp;
     const VsPkt *pkt;
     const VsRequest *request;
+    uint64_t due_ns;            /* the packet's, unless a fault delays it */
     VsMr *mrs[VS_MAX_SGE];
     struct iovec local[VS_MAX_SGE];
     unsigned num_mrs, num_local;
@@ -196,7 +197,7 @@ static void fill_cqe(const Job *job, Effect *effect, enum ibv_wc_status status)
 static void refuse(Job *job, VsNak nak, enum ibv_wc_status local)
 {
     VsQp *qp = job->qp;
-    Effect effect = { .due_ns = job->pkt->due_ns, .psn = job->pkt->psn,
+    Effect effect = { .due_ns = job->due_ns, .psn = job->pkt->psn,
                       .nak = (int)nak, .fatal = true };
 
     VS_TRACE("refuse", "qp=%u psn=%u code=%d addr=0x%" PRIx64
@@ -329,7 +330,7 @@ static bool can_respond(const VsQp *qp)
 static void succeed(Job *job)
 {
     VsQp *qp = job->qp;
-    Effect effect = { .due_ns = job->pkt->due_ns, .psn = job->pkt->psn,
+    Effect effect = { .due_ns = job->due_ns, .psn = job->pkt->psn,
                       .nak = -1 };
 
     if (job->takes_receive) {
@@ -439,7 +440,9 @@ static void respond_read(Job *job)
 static bool survives_faults(Job *job)
 {
     uint32_t num = vs_qp_ibv(job->qp)->qp_num;
-    VsVerdict verdict = vs_fault_at(VS_SITE_RECV, NULL, num);
+    VsVerdict verdict = vs_fault_at(VS_SITE_RECV,
+                                    vs_control_name(job->request->control),
+                                    num);
 
     switch (verdict.action) {
     case VS_ACT_COMPLETE:
@@ -449,11 +452,12 @@ static bool survives_faults(Job *job)
     case VS_ACT_LOSE:
         tell_lost(job->qp->peer, job->pkt);
         return false;
+    case VS_ACT_DELAY:
+        job->due_ns = MAX(job->due_ns, vs_now_ns()) + verdict.delay_ns;
+        return true;
     case VS_ACT_DISCONNECT:
-        if (vs_cm_ops) {
-            vs_cm_ops->disconnect_qp(num);
-        }
-        return can_respond(job->qp);
+        vs_fault_disconnect(num);
+        return false;
     default:
         return true;
     }
@@ -501,7 +505,8 @@ static bool is_sound(const VsPkt *pkt)
 void vs_responder_packet(VsPeer *peer, const VsPkt *pkt)
 {
     VsQp *qp = vs_qp_find(pkt->dst_qpn);
-    Job job = { .qp = qp, .pkt = pkt, .request = vs_pkt_payload(pkt) };
+    Job job = { .qp = qp, .pkt = pkt, .request = vs_pkt_payload(pkt),
+                .due_ns = pkt->due_ns };
     uint32_t ahead;
 
     if (!is_sound(pkt)) {

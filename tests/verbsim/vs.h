@@ -219,6 +219,9 @@ void vs_fault_load(void);
  */
 VS_EXPORT VsVerdict vs_fault_at(VsSite site, const char *name, uint32_t qp_num);
 
+/* VS_ACT_DISCONNECT: the CM's way, if it knows @qp_num, else to ERR. */
+VS_EXPORT void vs_fault_disconnect(uint32_t qp_num);
+
 /*
  * A line that came over the control socket: a rule of the script, or
  * "now: ACTION", or "clear" or "stats".  Returns the answer (g_free()).
@@ -398,6 +401,7 @@ typedef struct VsSendWqe {
     enum ibv_wc_status status;  /* requester's: decided before the reply */
     bool done;                  /* answered; completes when those before have */
     bool tried;                 /* sent before: faults are asked only once */
+    int control;                /* of a SEND that was tried: its control type */
     uint64_t due_ns;            /* complete not before */
 } VsSendWqe;
 
@@ -486,6 +490,8 @@ void vs_qp_foreach(void (*fn)(VsQp *qp, void *opaque), void *opaque);
 
 /* qp.c sets the state (and traces); these are requester's and responder's. */
 void vs_qp_set_state(VsQp *qp, enum ibv_qp_state state);
+/* In SQD: raises SQ_DRAINED once all that was sent has completed. */
+void vs_qp_check_drained(VsQp *qp);
 /* To ERR: everything outstanding completes with WR_FLUSH_ERR.  Idempotent. */
 VS_EXPORT void vs_qp_error(VsQp *qp);
 
