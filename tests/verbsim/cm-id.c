@@ -279,9 +279,6 @@ int rdma_destroy_id(struct rdma_cm_id *rid)
         cm_unlock();
         return cm_errno(EINVAL);
     }
-    if (rid->qp) {
-        vs_complain("rdma_destroy_id: the identifier still has a queue pair");
-    }
     cm_id_stop(id);
     cm_unlock();
     cm_drop_kept_event(rid);
@@ -338,22 +335,30 @@ static unsigned report(unsigned left, const char *one, const char *kind)
     return left;
 }
 
-unsigned cm_report_leaks(void)
+void cm_count(unsigned *num_ids, unsigned *num_channels)
 {
-    unsigned num_ids = 0, own = 0;
     GHashTableIter iter;
     void *value;
 
-    if (ids) {
-        g_hash_table_iter_init(&iter, ids);
-        while (g_hash_table_iter_next(&iter, NULL, &value)) {
-            CmId *id = value;
-
-            num_ids += id->known;
-            own += id->sync && id->id.channel;
-        }
+    *num_ids = 0;
+    *num_channels = channels ? g_hash_table_size(channels) : 0;
+    if (!ids) {
+        return;
     }
+    g_hash_table_iter_init(&iter, ids);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        const CmId *id = value;
+
+        *num_ids += id->known;
+        *num_channels -= id->sync && id->id.channel;
+    }
+}
+
+unsigned cm_report_leaks(void)
+{
+    unsigned num_ids, num_channels;
+
+    cm_count(&num_ids, &num_channels);
     return report(num_ids, "connection identifier", "cm-id") +
-           report(channels ? g_hash_table_size(channels) - own : 0,
-                  "connection event channel", "cm-channel");
+           report(num_channels, "connection event channel", "cm-channel");
 }

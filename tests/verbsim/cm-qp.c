@@ -251,13 +251,11 @@ int rdma_create_qp_ex(struct rdma_cm_id *id, struct ibv_qp_init_attr_ex *attr)
 int rdma_create_qp(struct rdma_cm_id *id, struct ibv_pd *pd,
                    struct ibv_qp_init_attr *attr)
 {
-    struct ibv_qp_init_attr_ex ex = {
-        .comp_mask = IBV_QP_INIT_ATTR_PD,
-        .pd = pd,
-    };
+    struct ibv_qp_init_attr_ex ex = { .pd = pd };
 
-    /* The extended structure starts with all of the plain one. */
+    /* It starts with all of the plain one, whose padding is its comp_mask. */
     memcpy(&ex, attr, sizeof(*attr));
+    ex.comp_mask = IBV_QP_INIT_ATTR_PD;
     if (rdma_create_qp_ex(id, &ex) < 0) {
         return -1;
     }

@@ -481,5 +481,6 @@ const VsCmOps cm_ops = {
     .device_removed = device_removed,
     .unfrozen = cm_event_unfrozen,
     .disconnect_qp = disconnect_qp,
+    .count = cm_count,
     .report_leaks = cm_report_leaks,
 };

@@ -191,6 +191,8 @@ const char *cm_state_name(CmState state);
 /* Ends what is under way, takes back its events, tells the peer. */
 void cm_id_stop(CmId *id);
 void cm_id_free(CmId *id);
+/* What the program has and must destroy; not a synchronous one's channel. */
+void cm_count(unsigned *num_ids, unsigned *num_channels);
 unsigned cm_report_leaks(void);
 
 /* ------------------------------------------------------------- cm-event.c */
