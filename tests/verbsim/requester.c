@@ -99,6 +99,7 @@ static void complete_ready(VsQp *qp)
 {
     while (qp->sq_done != qp->sq_sent) {
         VsSendWqe *wqe = entry(qp, qp->sq_done);
+        uint32_t index;
 
         if (!wqe->done) {
             return;
@@ -110,18 +111,18 @@ static void complete_ready(VsQp *qp)
         if (wqe->status == IBV_WC_SUCCESS && lost_its_memory(qp, wqe)) {
             wqe->status = IBV_WC_LOC_PROT_ERR;
         }
+        /* Counted first: a CQ that overruns flushes this queue at once. */
+        index = qp->sq_done++;
         if (wqe->status != IBV_WC_SUCCESS) {
-            uint32_t index = qp->sq_done++;
-
             push_completion(qp, index, wqe->status);
             vs_qp_error(qp);
             return;
         }
         if (wqe->flags & IBV_SEND_SIGNALED) {
-            push_completion(qp, qp->sq_done, IBV_WC_SUCCESS);
+            push_completion(qp, index, IBV_WC_SUCCESS);
         }
-        qp->sq_done++;
     }
+    vs_qp_check_drained(qp);
 }
 
 static void mark_done(VsSendWqe *wqe, enum ibv_wc_status status,
