@@ -320,7 +320,7 @@ void vs_nic_start(void)
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (epoll_fd < 0 || doorbell < 0 || !vs_nic_watch(listener, NULL) ||
-        !vs_nic_watch(doorbell, NULL)) {
+        !vs_nic_watch(doorbell, NULL) || !vs_peer_start()) {
         vs_complain("cannot start the NIC: %s", g_strerror(errno));
         exit(EXIT_FAILURE);
     }

@@ -19,6 +19,8 @@ void vs_nic_owe_ack(VsQp *qp);
 void vs_nic_forget(VsQp *qp);
 
 /* peer.c, on the NIC thread */
+/* The channel to ourselves; false with errno. */
+bool vs_peer_start(void);
 void vs_peer_accept(int listener);
 void vs_peer_readable(VsPeer *peer);
 void vs_peer_writable(VsPeer *peer);
