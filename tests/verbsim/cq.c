@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 /* A program that polls in a loop must not keep the NIC off the processor. */
-enum { POLLS_TO_YIELD = 64 };
+enum { POLLS_TO_YIELD = 16 };
 
 /* ------------------------------------------------------------------ channels */
 
@@ -168,6 +168,7 @@ static void cq_free(VsCq *cq)
     VsContext *context = vs_context(cq->ibv.context);
     struct ibv_comp_channel *channel = cq->ibv.channel;
 
+    cq->armed = VS_CQ_UNARMED;
     if (channel) {
         vs_event_purge(channel->fd, &((VsChannel *)channel)->events, cq,
                        not_of, NULL);
