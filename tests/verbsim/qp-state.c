@@ -23,7 +23,10 @@ typedef struct Transition {
     int required, optional;
 } Transition;
 
-/* To RESET and ERR one may always go, with nothing but the state. */
+/*
+ * To RESET one may always go, and to ERR except from RESET, with nothing but
+ * the state.
+ */
 static const Transition transitions[] = {
     {
         IBV_QPS_RESET, IBV_QPS_INIT,
@@ -121,7 +124,8 @@ static int check_transition(enum ibv_qp_state from, enum ibv_qp_state to,
     const int given = mask & ~IBV_QP_STATE;
 
     if (to == IBV_QPS_RESET || to == IBV_QPS_ERR) {
-        return given || !(mask & IBV_QP_STATE) ? EINVAL : 0;
+        return given || !(mask & IBV_QP_STATE) ||
+               (from == IBV_QPS_RESET && to == IBV_QPS_ERR) ? EINVAL : 0;
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(transitions); i++) {
         const Transition *t = &transitions[i];
@@ -276,7 +280,11 @@ static void enter(VsQp *qp, enum ibv_qp_state to)
         vs_qp_reset(qp);
         break;
     case IBV_QPS_ERR:
-        vs_qp_error(qp);
+        vs_qp_set_state(qp, to);
+        /* Who revokes its memory so must not see it written to any more. */
+        vs_wait_idle(&qp->busy, "the NIC to finish with a queue pair");
+        vs_requester_flush(qp);
+        vs_responder_flush(qp);
         break;
     case IBV_QPS_RTR:
         find_peer(qp);

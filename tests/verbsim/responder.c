@@ -267,9 +267,13 @@ static bool aim_at_key(Job *job, unsigned access)
     if (!request->length) {
         return true;            /* the key is not looked at */
     }
-    mr = job->qp->attr.qp_access_flags & access
-         ? vs_mr_get(request->rkey, vs_qp_pd(job->qp), request->remote_addr,
-                     request->length, (int)access) : NULL;
+    if (!(job->qp->attr.qp_access_flags & access)) {
+        /* As the specification has it: the queue pair lacks the operation. */
+        refuse(job, VS_NAK_INVALID_REQUEST, IBV_WC_SUCCESS);
+        return false;
+    }
+    mr = vs_mr_get(request->rkey, vs_qp_pd(job->qp), request->remote_addr,
+                   request->length, (int)access);
     if (!mr) {
         refuse(job, VS_NAK_REMOTE_ACCESS, IBV_WC_SUCCESS);
         return false;
@@ -467,7 +471,11 @@ static void start(Job *job)
 {
     VsQp *qp = job->qp;
 
-    job->qp->resp.nak_sent = false;
+    qp->resp.nak_sent = false;
+    if (qp->ex.qp_base.state == IBV_QPS_RTR && !qp->resp.established) {
+        qp->resp.established = true;
+        vs_async_event(IBV_EVENT_COMM_EST, vs_qp_ibv(qp));
+    }
     VS_TRACE("arrive", "qp=%u psn=%u opcode=%u bytes=%u",
              vs_qp_ibv(qp)->qp_num, job->pkt->psn, job->request->opcode,
              job->request->length);

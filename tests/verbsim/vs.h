@@ -224,7 +224,8 @@ VS_EXPORT void vs_fault_disconnect(uint32_t qp_num);
 
 /*
  * A line that came over the control socket: a rule of the script, or
- * "now: ACTION", or "clear" or "stats".  Returns the answer (g_free()).
+ * "now: ACTION", or "clear", "stats" or "objects".  Returns the answer
+ * (g_free()).
  */
 char *vs_fault_command(const char *line);
 
@@ -294,6 +295,7 @@ typedef struct VsCmOps {
     void (*device_removed)(void);
     void (*unfrozen)(void);
     void (*disconnect_qp)(uint32_t qp_num);     /* VS_ACT_DISCONNECT */
+    void (*count)(unsigned *ids, unsigned *channels);   /* the program's */
     unsigned (*report_leaks)(void);     /* as vs_device_report_leaks() */
 } VsCmOps;
 extern VS_EXPORT const VsCmOps *vs_cm_ops;
@@ -445,6 +447,7 @@ struct VsQp {
     struct {                    /* responder.c */
         uint32_t expected_psn;
         bool nak_sent;          /* drop until the expected one comes again */
+        bool established;       /* a request came before RTS: COMM_EST */
         GQueue effects;         /* results not due yet */
         VsTimer timer;
         uint32_t ack_psn;       /* to be sent if ack_wanted */
@@ -531,5 +534,11 @@ VS_EXPORT void vs_gid_of(const struct sockaddr *addr, union ibv_gid *gid);
 /* At exit: one line on stderr and in the trace for each kind of object that is
  * left.  Returns how many objects that were. */
 unsigned vs_device_report_leaks(void);
+
+/*
+ * What the program holds now: a line "KIND COUNT" for each kind of object,
+ * without librdmacm's own, and "pinned_bytes N" (g_free()).
+ */
+char *vs_objects_text(void);
 
 #endif
