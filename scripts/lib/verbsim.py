@@ -236,13 +236,16 @@ class Fabric:
              seconds: float = 10) -> Dict[Process, str]:
         """Send a line to the processes called @name (* and ? are wild).
 
+        A process can also be named by its id.
+
         The answers, by process. What a process refuses is a VerbsimError,
         and so is a fabric on which nobody has that name.
         """
         answers = {}
         for process in self.processes():
-            if fnmatch.fnmatchcase(process.name, name):
-                answer = self._ask(process, command, seconds)
+            if (fnmatch.fnmatchcase(process.name, name)
+                    or name == str(process.pid)):
+                answer = self.ask(process, command, seconds)
                 if answer.startswith("error: "):
                     raise VerbsimError(f"{process.name}: {answer[7:].strip()}")
                 answers[process] = answer
@@ -250,7 +253,9 @@ class Fabric:
             raise VerbsimError(f"no process '{name}' on {self.directory}")
         return answers
 
-    def _ask(self, process: Process, command: str, seconds: float) -> str:
+    def ask(self, process: Process, command: str,
+            seconds: float = 10) -> str:
+        """Send a line to one process; its answer, refusals included."""
         path = self.directory / f"nic-{process.slot}.sock"
         text = command.encode()
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:

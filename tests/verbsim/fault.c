@@ -270,6 +270,9 @@ char *vs_fault_command(const char *line)
     if (!strcmp(command, "stats")) {
         return stats();
     }
+    if (!strcmp(command, "objects")) {
+        return vs_objects_text();
+    }
     if (!strcmp(command, "clear")) {
         clear_rules();
         VS_TRACE("command", "clear");

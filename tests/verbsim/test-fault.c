@@ -438,6 +438,7 @@ static void test_commands(void)
 {
     g_autofree char *error = NULL;
     g_autofree char *stats = NULL;
+    g_autofree char *objects = NULL;
     g_autofree char *after = NULL;
 
     vs_stats->faults = 0;
@@ -456,6 +457,8 @@ static void test_commands(void)
     g_assert_nonnull(strstr(stats, "control_TYPE_31 0\n"));
     g_assert_nonnull(strstr(stats,
                             "rule line=0 seen=1 hits=1 on write: lose\n"));
+    objects = vs_fault_command("objects");
+    g_assert_cmpstr(objects, ==, "qp 1\n");
     arm("at 1s: link down");
     g_assert_cmpuint(fake_timers_set(), ==, 1);
     clear();

@@ -92,6 +92,10 @@ char *fake_take_log(void)
     return g_string_free(log, FALSE);
 }
 
+void vs_nic_kick(void)
+{
+}
+
 void vs_nic_set_port(bool up)
 {
     note("port %d", up);
@@ -128,4 +132,9 @@ VsQp *vs_qp_find(uint32_t qp_num)
 void vs_qp_error(VsQp *qp)
 {
     note("error %u", vs_qp_ibv(qp)->qp_num);
+}
+
+char *vs_objects_text(void)
+{
+    return g_strdup("qp 1\n");
 }
