@@ -100,7 +100,10 @@ class Apt:
 
 
 def wrapper(root):
-    """A program that starts the unpacked QEMU with all that is its own."""
+    """A program that starts the unpacked QEMU with all that is its own.
+
+    What the caller's LD_LIBRARY_PATH has comes first: verbsim, if anything.
+    """
     lib = root / PLACES
     quoted = functools.partial(map, lambda path: shlex.quote(str(path)))
     libs, modules, binary = quoted((lib, lib / "qemu", root / "usr/bin"
@@ -109,8 +112,21 @@ def wrapper(root):
         (root / "usr/share/seabios", root / "usr/share/qemu",
          root / "usr/lib/ipxe/qemu")))
     return ("#!/bin/sh\n"
-            f"export LD_LIBRARY_PATH={libs} QEMU_MODULE_DIR={modules}\n"
+            'LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}"'
+            f"{libs}\n"
+            f"export LD_LIBRARY_PATH QEMU_MODULE_DIR={modules}\n"
             f'exec {binary} {firmware} "$@"\n')
+
+
+def write_wrapper(start, root):
+    """Unless it is there as this version of us writes it."""
+    text = wrapper(root)
+    if start.exists() and start.read_text() == text:
+        return
+    fresh = start.with_name(f"{start.name}.{os.getpid()}")
+    fresh.write_text(text)
+    fresh.chmod(0o755)
+    fresh.replace(start)
 
 
 def unpack(version, archives):
@@ -123,14 +139,13 @@ def unpack(version, archives):
         for deb in sorted(archives.glob("*.deb")):
             subprocess.run(["dpkg-deb", "-x", deb, work / "root"], check=True)
         start = work / PROGRAM
-        start.write_text(wrapper(work / "root"))
-        start.chmod(0o755)
+        write_wrapper(start, work / "root")
         run = subprocess.run([start, "--version"], capture_output=True,
                              text=True)
         if run.returncode != 0:
             raise LabError(f"Debian's QEMU {version} does not start here:\n"
                            f"{run.stderr}")
-        start.write_text(wrapper(final / "root"))
+        write_wrapper(start, final / "root")
         shutil.rmtree(final, ignore_errors=True)
         work.rename(final)
     finally:
@@ -163,6 +178,7 @@ def locate(version):
     if not path.exists():
         raise LabError(f"Debian's QEMU {version} is not in the cache; run, "
                        "outside the lab: python3 scripts/lib/lab_stock.py")
+    write_wrapper(path, path.parent / "root")
     return str(path)
 
 

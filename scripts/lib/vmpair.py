@@ -76,7 +76,8 @@ class MigrationResult:
             ram.get("mbps", 0.0), ram.get("dirty-sync-count", 0), info)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For preexec_fn: killed when the thread that starts it has ended."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
@@ -98,7 +99,8 @@ class Vm:
         self._monitor, self._monitor_child = socket.socketpair()
         self.qmp = Qmp(self._monitor)
         self.process: Optional[subprocess.Popen] = None
-        self._env = dict(os.environ, **(env or {}))
+        # Its label where it runs on verbsim.
+        self._env = dict(os.environ, VERBSIM_NAME=name, **(env or {}))
         self._stderr_path = work / f"{name}.stderr"
         self._argv = [*wrapper, found, *self._machine_args(machine, workload),
                       *self._io_args(work / "guest.img"), *extra]
@@ -135,7 +137,7 @@ class Vm:
             self.process = subprocess.Popen(
                 [*self._argv, *args], stdin=subprocess.DEVNULL,
                 stdout=stderr, stderr=stderr, pass_fds=child_fds,
-                start_new_session=True, preexec_fn=_die_with_parent,
+                start_new_session=True, preexec_fn=die_with_parent,
                 env=self._env)
         self._serial_child.close()
         self._monitor_child.close()
@@ -263,7 +265,11 @@ class SerialReader(threading.Thread):
             # Oldest first: what the source still said comes first.
             for fd, _ in sorted(self._epoll.poll(0.5)):
                 sock = self._sockets.get(fd)
-                data = sock.recv(65536, socket.MSG_DONTWAIT) if sock else b""
+                try:
+                    data = (sock.recv(65536, socket.MSG_DONTWAIT) if sock
+                            else b"")
+                except OSError:     # its VM was closed just now
+                    continue
                 if data:
                     self._console.feed(data)
                 elif sock:

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the lab's test programs share: options, the device, the report.
+"""What these test programs share: options, the device, the report.
 
-The programs run where an RDMA device is active, usually in the lab:
+They run wherever there is an RDMA device to use; on a machine without one
 
-    scripts/lab tests/lab/interop
+    scripts/verbsim tests/lab/interop       on verbsim, natively
+    scripts/lab tests/lab/interop           in the lab, on the real stack
 """
 
 import argparse
 import itertools
+import os
+import queue
 import signal
 import sys
+import threading
 import time
 
 from pathlib import Path
@@ -22,7 +26,8 @@ from guest import GuestError  # noqa: E402
 from lab_image import LabError  # noqa: E402
 from lab_stock import SUITES, locate  # noqa: E402
 from qmp import QmpClosed, QmpError, QmpTimeout  # noqa: E402
-from rdma_device import NoDevice, find_device  # noqa: E402
+from rdma_device import NoDevice, find_device, on_verbsim  # noqa: E402
+from verbsim import Fabric  # noqa: E402
 from vmpair import MigrationError, VmError  # noqa: E402
 
 OURS = REPO / "build-qemu" / "qemu-system-x86_64"
@@ -58,23 +63,59 @@ def until(what, seconds, condition, period=0.02):
     return time.monotonic() - began
 
 
-class Report:
-    """One line a case as it ends, and a closing line."""
+def in_parallel(jobs, tasks):
+    """Call all of @tasks, up to @jobs of them at a time; the first error.
 
-    def __init__(self, only=""):
+    In daemon threads, so that an interrupted program just ends, and its QEMUs
+    with it.
+    """
+    left, errors = queue.SimpleQueue(), []
+    for task in tasks:
+        left.put(task)
+
+    def work():
+        while not errors:
+            try:
+                task = left.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                task()
+            except Exception as error:      # raised again below
+                errors.append(error)
+
+    threads = [threading.Thread(target=work, daemon=True)
+               for _ in range(min(jobs, left.qsize()))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+class Report:
+    """One line a case as it ends, and a closing line. Any thread may add."""
+
+    def __init__(self, only=()):
         self.only = only
         self.counts = {"ok": 0, "FAIL": 0, "skip": 0}
+        self.lock = threading.Lock()
+
+    def wants(self, case):
+        return not self.only or any(text in case for text in self.only)
 
     def line(self, verdict, case, text):
-        self.counts[verdict] += 1
         first, *rest = text.splitlines() or [""]
-        print(f"{verdict:4} {case} - {first}", flush=True)
-        for more in rest:
-            print(f"     {more}", flush=True)
+        lines = [f"{verdict:4} {case} - {first}"]
+        lines += [f"     {more}" for more in rest]
+        with self.lock:
+            self.counts[verdict] += 1
+            print("\n".join(lines), flush=True)
 
     def run(self, case, function, *args):
         """Run a case: it returns its figures, or raises."""
-        if self.only not in case:
+        if not self.wants(case):
             return
         began = time.monotonic()
         try:
@@ -98,14 +139,25 @@ class Report:
 
 
 def parser(name, text):
+    """With what all of the programs understand."""
     result = argparse.ArgumentParser(
         prog=f"tests/lab/{name}", description=text, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--only", default=[], metavar="TEXT", action="append",
+                        help="run only the cases with TEXT in their names "
+                             "(may be given more than once: one is enough)")
+    result.add_argument("--jobs", type=int, metavar="N",
+                        default=os.cpu_count() + 1 if on_verbsim() else 1,
+                        help="how much to do at the same time (default: one "
+                             "more than processors on verbsim, else 1)")
+    return result
+
+
+def qemu_parser(name, text):
+    result = parser(name, text)
     result.add_argument("--qemu", default=str(OURS), metavar="PATH",
                         help="our QEMU (default: the one built here); for "
                              "Debian's give one of " + ", ".join(SUITES))
-    result.add_argument("--only", default="", metavar="TEXT",
-                        help="run only the cases with TEXT in their names")
     return result
 
 
@@ -124,11 +176,22 @@ def require_device(name):
     try:
         return find_device()
     except NoDevice as error:
-        raise LabError(f"{error}; run it in the lab: "
-                       f"scripts/lab tests/lab/{name}") from None
+        raise LabError(f"{error}; run it on verbsim, scripts/verbsim "
+                       f"tests/lab/{name}, or in the lab, scripts/lab "
+                       f"tests/lab/{name}") from None
 
 
-ports = itertools.count(4440)
+def tell_verbsim(pid, line):
+    """verbsim's answer in that process; None if it has not opened a device."""
+    fabric = Fabric()
+    for process in fabric.processes():
+        if process.pid == pid:
+            return fabric.ask(process, line)
+    return None
+
+
+# Others of these programs may run beside this one, on the same addresses.
+ports = itertools.count(4440 + os.getpid() % 500 * 50)
 
 
 def uri(host):

@@ -2,11 +2,12 @@
 """What a process holds of the RDMA device and of the kernel, and what it kept.
 
 Read from outside: the device's objects from the kernel's resource tracking
-(rdma resource), the rest from /proc. Objects of the kernel's own carry its
-modules' names ("comm") and no process id.
+(rdma resource) or from verbsim itself, the rest from /proc. Objects of the
+kernel's own carry its modules' names ("comm") and no process id.
 """
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
@@ -14,19 +15,36 @@ import re
 import subprocess
 import time
 
-from labtest import CheckFailed, LabError
+from labtest import CheckFailed, LabError, on_verbsim, tell_verbsim
 
 KINDS = ("qp", "cq", "mr", "pd", "cm_id")
 # librdmacm opens a device once and keeps it open as long as the process lives.
 OPEN_DEVICE = ("/dev/infiniband/uverbs", "anon_inode:[infinibandevent]")
+# verbsim's, too; and it has a thread that is the NIC, with files of its own:
+# its doorbell, its slot on the fabric and its sockets to other NICs.
+NIC_THREAD = "verbsim-nic"
+NIC_FILES = collections.Counter({"anon_inode:[eventpoll]": 1,
+                                 "anon_inode:[eventfd]": 2})
+NIC_NAMES = re.compile(r"socket$|.*/nic-\d+\.lock$")
 RELEASE_SECONDS = 5
 
 
-def _objects(pid):
-    """The device's objects that @pid holds, by kind.
+def _on_fabric(pid):
+    """Objects as verbsim counts them, and KiB pinned."""
+    answer = tell_verbsim(pid, "objects")
+    # It has not opened the device yet.
+    if answer is None:
+        return collections.Counter(), 0
+    counts = collections.Counter({kind: int(count) for kind, count in
+                                  map(str.split, answer.splitlines())})
+    return counts, counts.pop("pinned_bytes") >> 10
 
-    The kernel knows the thread that made an object, and nobody once that
-    thread has ended: such objects are counted too, whoever's they are.
+
+def _in_kernel(pid):
+    """Objects as the kernel counts them.
+
+    It knows the thread that made an object, and nobody once that thread has
+    ended: such objects are counted too, whoever's they are.
     """
     threads = {int(tid) for tid in os.listdir(f"/proc/{pid}/task")}
     batch = "".join(f"resource show {kind}\n" for kind in KINDS)
@@ -35,7 +53,7 @@ def _objects(pid):
     if run.returncode != 0:
         raise LabError(f"'rdma resource show' failed (it needs root): "
                        f"{run.stderr.strip()}")
-    counts, rest = {}, run.stdout.lstrip()
+    counts, rest = collections.Counter(), run.stdout.lstrip()
     for kind in KINDS:
         items, end = json.JSONDecoder().raw_decode(rest)
         rest = rest[end:].lstrip()
@@ -60,34 +78,58 @@ def _files(pid):
 def _status(pid):
     with open(f"/proc/{pid}/status", encoding="utf-8") as status:
         lines = dict(line.split(":", 1) for line in status)
-    return {name: int(lines[name].split()[0])
-            for name in ("VmPin", "VmLck", "Threads")}
+    return {name: int(lines[name].split()[0]) for name in ("VmPin", "VmLck")}
+
+
+def _threads(pid):
+    """How many, and whether verbsim's is among them (which does not count)."""
+    names = collections.Counter()
+    for tid in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(FileNotFoundError):    # it has just ended
+            with open(f"/proc/{pid}/task/{tid}/comm",
+                      encoding="utf-8") as comm:
+                names[comm.read().strip()] += 1
+    has_nic = names.pop(NIC_THREAD, 0) > 0
+    return sum(names.values()), has_nic
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
     """What one process holds at one moment."""
-    objects: dict               # of the RDMA device, by kind
+    objects: collections.Counter        # of the RDMA device, by kind
     files: collections.Counter
     pinned_kib: int
     locked_kib: int
     threads: int
+    has_nic: bool
 
     @staticmethod
     def of(pid):
         status = _status(pid)
-        return Snapshot(_objects(pid), _files(pid), status["VmPin"],
-                        status["VmLck"], status["Threads"])
+        if on_verbsim():
+            objects, pinned = _on_fabric(pid)
+        else:
+            objects, pinned = _in_kernel(pid), status["VmPin"]
+        return Snapshot(objects, _files(pid), pinned, status["VmLck"],
+                        *_threads(pid))
+
+    def _more_files(self, base):
+        """Open files beyond @base, but those that an open device needs."""
+        more = self.files - base.files
+        if self.has_nic and not base.has_nic:
+            more -= NIC_FILES
+        for name, count in more.items():
+            if name.startswith(OPEN_DEVICE) and self.files[name] <= 1:
+                continue
+            if self.has_nic and NIC_NAMES.match(name):
+                continue
+            yield f"{count} open {name}"
 
     def kept(self, base):
         """What is held here beyond @base, one line each."""
-        lines = [f"{count - base.objects[kind]} {kind}"
-                 for kind, count in self.objects.items()
-                 if count > base.objects[kind]]
-        for name, count in (self.files - base.files).items():
-            if name.startswith(OPEN_DEVICE) and self.files[name] <= 1:
-                continue
-            lines.append(f"{count} open {name}")
+        lines = [f"{count} {kind}"
+                 for kind, count in (self.objects - base.objects).items()]
+        lines += self._more_files(base)
         for what, now, then in (
                 ("KiB pinned", self.pinned_kib, base.pinned_kib),
                 ("KiB locked", self.locked_kib, base.locked_kib),

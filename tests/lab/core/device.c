@@ -17,8 +17,9 @@
 #include "device.h"
 #include "verbs.h"
 
-#define REMEDY "no RDMA device with an active port and an IP address; " \
-               "run it in the lab: scripts/lab tests/lab/core-tests"
+#define REMEDY "no RDMA device with an active port and an IP address; run " \
+               "scripts/verbsim tests/lab/core-tests (natively) or " \
+               "tests/lab/core-tests (in the lab)"
 
 static Address own[2]; /* IPv4, IPv6; family 0: none */
 static char own_netdev[IF_NAMESIZE];
@@ -29,36 +30,38 @@ static Address *own_slot(int family)
 }
 
 /* Whether an RDMA device has that address; an id bound to it stays open */
-static bool bind_to(const struct sockaddr *addr)
+static bool bind_to(struct rdma_event_channel *channel,
+                    const struct sockaddr *addr)
 {
-    static struct rdma_event_channel *channel;
     struct ibv_port_attr port;
     struct rdma_cm_id *id;
+    bool active;
 
-    if (!channel) {
-        channel = rdma_create_event_channel();
-    }
-    if (!channel || rdma_create_id(channel, &id, NULL, RDMA_PS_TCP) != 0) {
+    if (rdma_create_id(channel, &id, NULL, RDMA_PS_TCP) != 0) {
         return false;
     }
-    if (rdma_bind_addr(id, (struct sockaddr *)addr) == 0 && id->verbs &&
-        ibv_query_port(id->verbs, id->port_num, &port) == 0 &&
-        port.state == IBV_PORT_ACTIVE) {
-        /*
-         * Not destroyed: it keeps the device open, so that its descriptors
-         * are not taken for a leak of whoever opens it first.
-         */
-        return true;
+    active = rdma_bind_addr(id, (struct sockaddr *)addr) == 0 && id->verbs &&
+             ibv_query_port(id->verbs, id->port_num, &port) == 0 &&
+             port.state == IBV_PORT_ACTIVE;
+    /*
+     * An id keeps the device open, so that its descriptors are not taken for
+     * a leak of whoever opens it first.  verbsim's stays open without.
+     */
+    if (!active || device_is_verbsim()) {
+        rdma_destroy_id(id);
     }
-    rdma_destroy_id(id);
-    return false;
+    return active;
 }
 
 static bool usable(const struct ifaddrs *ifa)
 {
     const struct sockaddr_in6 *in6 = (const void *)ifa->ifa_addr;
 
-    if (!ifa->ifa_addr || (ifa->ifa_flags & IFF_LOOPBACK)) {
+    if (!ifa->ifa_addr) {
+        return false;
+    }
+    /* Which is all that some machines have; to verbsim it is as good */
+    if ((ifa->ifa_flags & IFF_LOOPBACK) && !device_is_verbsim()) {
         return false;
     }
     return ifa->ifa_addr->sa_family == AF_INET ||
@@ -68,15 +71,16 @@ static bool usable(const struct ifaddrs *ifa)
 
 bool device_find(void)
 {
+    struct rdma_event_channel *channel = rdma_create_event_channel();
     struct ifaddrs *list;
 
-    if (getifaddrs(&list) != 0) {
+    if (!channel || getifaddrs(&list) != 0) {
         return false;
     }
     for (struct ifaddrs *ifa = list; ifa; ifa = ifa->ifa_next) {
         if (usable(ifa) &&
             !own_slot(ifa->ifa_addr->sa_family)->storage.ss_family &&
-            bind_to(ifa->ifa_addr)) {
+            bind_to(channel, ifa->ifa_addr)) {
             memcpy(own_slot(ifa->ifa_addr->sa_family), ifa->ifa_addr,
                    ifa->ifa_addr->sa_family == AF_INET6 ?
                    sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in));
@@ -84,6 +88,9 @@ bool device_find(void)
         }
     }
     freeifaddrs(list);
+    if (device_is_verbsim()) {
+        rdma_destroy_event_channel(channel);
+    }
     return own[0].storage.ss_family || own[1].storage.ss_family;
 }
 
@@ -147,6 +154,11 @@ const struct sockaddr *address_of(const Address *address)
     return (const struct sockaddr *)&address->storage;
 }
 
+bool device_is_verbsim(void)
+{
+    return g_getenv("VERBSIM_DIR");
+}
+
 bool device_is_lab(void)
 {
     if (g_getenv("RMIG_LAB")) {
@@ -155,6 +167,35 @@ bool device_is_lab(void)
     g_test_skip("it breaks the network, so it runs in the lab only: "
                 "scripts/lab tests/lab/core-tests");
     return false;
+}
+
+bool device_knows_nobody(void)
+{
+    return device_is_verbsim() || device_is_lab();
+}
+
+void shell(const char *command)
+{
+    g_autofree char *text = NULL;
+    g_autofree char *line = g_strdup_printf("sh -c '%s'", command);
+    GError *err = NULL;
+    int status;
+
+    g_spawn_command_line_sync(line, NULL, &text, &status, &err);
+    g_assert_no_error(err);
+    if (status != 0) {
+        g_error("%s: %s", line, text);
+    }
+}
+
+void device_tell_verbsim(int pid, const char *line)
+{
+    /* core-tests says where the program is */
+    g_autofree char *command =
+        g_strdup_printf("$RMIG_VERBSIM tell %d \"%s\"", pid, line);
+
+    g_assert_nonnull(g_getenv("RMIG_VERBSIM"));
+    shell(command);
 }
 
 Held held_now(void)

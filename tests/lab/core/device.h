@@ -4,7 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * The tests need a device with an active port and an IP address.  Where there
- * is none they skip; scripts/lab has one.
+ * is none they skip; scripts/verbsim and scripts/lab have one.
  */
 #ifndef TEST_DEVICE_H
 #define TEST_DEVICE_H
@@ -35,8 +35,16 @@ Address device_address(int family, uint16_t port);
 /* @text: numeric */
 Address address_parse(const char *text, uint16_t port);
 const struct sockaddr *address_of(const Address *address);
+/* Whether the device is verbsim's */
+bool device_is_verbsim(void);
 /* Whether this is the lab's VM, whose network may be broken; else skips */
 bool device_is_lab(void);
+/* Whether it is known at which addresses nobody is; else skips */
+bool device_knows_nobody(void);
+/* Has verbsim carry out @line, of its fault scripts, in process @pid */
+void device_tell_verbsim(int pid, const char *line);
+/* Runs a command of the shell that must not fail; without single quotes */
+void shell(const char *command);
 
 /*
  * What must be as before at the end of a test: open files, and no memory

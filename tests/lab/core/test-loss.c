@@ -152,6 +152,16 @@ static void end_peer(Peer *peer, int signal_number)
     close(peer->out);
 }
 
+/* Its program stops, its NIC does not: which verbsim's would with it */
+static void freeze_peer(const Peer *peer)
+{
+    if (device_is_verbsim()) {
+        device_tell_verbsim(peer->pid, "now: freeze");
+    } else {
+        g_assert_cmpint(kill(peer->pid, SIGSTOP), ==, 0);
+    }
+}
+
 /* ---- processes that end or freeze ---- */
 
 static void test_killed_destination(void)
@@ -226,7 +236,7 @@ static void test_frozen_destination(void)
     }
     peer = start_peer("destination", NULL, port);
     source = connect_source(atoi(port), true);
-    g_assert_cmpint(kill(peer.pid, SIGSTOP), ==, 0);
+    freeze_peer(&peer);
     start = g_get_monotonic_time();
     while (tell(source, ORDER_NAME, &err)) {
         /* the first may use a READY that it had said already */
@@ -389,12 +399,16 @@ static void test_unfinished_accept(void)
 
 typedef struct Unreachable {
     const char *path, *address, *message;
+    bool lab_only;
 } Unreachable;
 
 static const Unreachable unreachables[] = {
-    { "/loss/unreachable/ipv4", "192.0.2.99", "nobody answers" },
-    { "/loss/unreachable/ipv6", "fd72:6d69:6700::99", "nobody answers" },
-    { "/loss/unreachable/no-route", "198.51.100.1", "Network is unreachable" },
+    { "/loss/unreachable/ipv4", "192.0.2.99", "nobody answers", false },
+    { "/loss/unreachable/ipv6", "fd72:6d69:6700::99", "nobody answers",
+      false },
+    /* verbsim has no routes, and another machine may have one */
+    { "/loss/unreachable/no-route", "198.51.100.1", "Network is unreachable",
+      true },
 };
 
 static void test_unreachable(gconstpointer data)
@@ -406,7 +420,7 @@ static void test_unreachable(gconstpointer data)
     int64_t start;
     double took;
 
-    if (device_is_lab()) {
+    if (unreachable->lab_only ? device_is_lab() : device_knows_nobody()) {
         start = g_get_monotonic_time();
         g_assert_false(rmig_source_connect(source, address_of(&nobody),
                                            &err));
@@ -421,23 +435,10 @@ static void test_unreachable(gconstpointer data)
 
 /* ---- networks that break ---- */
 
-static void shell(const char *command)
-{
-    g_autofree char *text = NULL;
-    g_autofree char *line = g_strdup_printf("sh -c '%s'", command);
-    GError *err = NULL;
-    int status;
-
-    g_spawn_command_line_sync(line, NULL, &text, &status, &err);
-    g_assert_no_error(err);
-    if (status != 0) {
-        g_error("%s: %s", line, text);
-    }
-}
-
 typedef struct Break {
     const char *path;
     const char *how, *repair; /* shell commands with $dev */
+    const char *verbsim, *verbsim_repair;
 } Break;
 
 static const Break breaks[] = {
@@ -445,13 +446,16 @@ static const Break breaks[] = {
      * Both ends are one device here, and what it sends to its own hardware
      * address never leaves it; to its old address, it goes nowhere.
      */
-    { "/loss/wire/cut", "ip link set $dev address 02:00:00:00:00:99",
-      "ip link set $dev address $(cat /run/rmig-mac)" },
+    { "/loss/wire/cut",
+      "cat /sys/class/net/$dev/address >/run/rmig-mac &&"
+      " ip link set $dev address 02:00:00:00:00:99",
+      "ip link set $dev address $(cat /run/rmig-mac)", NULL, NULL },
     /*
      * The last of all: Soft-RoCE's connection manager does not recover, not
      * even when the link comes back.
      */
-    { "/loss/wire/link-down", "ip link set $dev down", NULL },
+    { "/loss/wire/link-down", "ip link set $dev down", NULL,
+      "now: link down", "now: link up" },
 };
 
 /* After a repair it takes a while; then a request is refused, as it should */
@@ -473,6 +477,21 @@ static void await_network(void)
     rmig_source_free(source);
 }
 
+/* @command: NULL where nothing helps */
+static void change_network(const char *command, const char *verbsim)
+{
+    if (device_is_verbsim()) {
+        device_tell_verbsim(getpid(), verbsim);
+    } else if (command) {
+        shell(command);
+    }
+}
+
+static bool can_break(const Break *broken)
+{
+    return (device_is_verbsim() && broken->verbsim) || device_is_lab();
+}
+
 /* Both sides are idle, and both must notice */
 static void test_broken_network(gconstpointer data)
 {
@@ -484,17 +503,16 @@ static void test_broken_network(gconstpointer data)
     double took, other;
     Serve serve;
 
-    if (!device_is_lab() || !device_has(AF_INET)) {
+    if (!can_break(broken) || !device_has(AF_INET)) {
         return;
     }
-    shell("cat /sys/class/net/$dev/address >/run/rmig-mac");
     address = device_address(AF_INET, 0);
     serve_init(&serve, &address);
     serve.return_path = true;
     serve_start(&serve);
     source = connect_source(serve.port, true);
     start = g_get_monotonic_time();
-    shell(broken->how);
+    change_network(broken->how, broken->verbsim);
     took = await_return_path_end(source, start, &err);
     g_thread_join(g_steal_pointer(&serve.thread));
     other = (serve.ended_us - start) / 1e6;
@@ -507,8 +525,8 @@ static void test_broken_network(gconstpointer data)
     g_assert_cmpfloat(other, <, SILENT_SECONDS);
     rmig_source_free(source);
     serve_cleanup(&serve);
-    if (broken->repair) {
-        shell(broken->repair);
+    if (broken->repair || device_is_verbsim()) {
+        change_network(broken->repair, broken->verbsim_repair);
         await_network();
     }
 }
