@@ -23,6 +23,8 @@
 #define SLOW_BYTES_PER_S (3 * MiB)
 #define MIDDLE_BYTES (1 * MiB)
 #define FAST_BYTES_PER_S (1 * TiB)
+/* Slower than the guest changes its RAM, wherever it runs */
+#define LIVE_BYTES_PER_S (64 * MiB)
 /* A guest is well past its first pass over its RAM */
 #define LIVE_PASSES 3
 
@@ -98,8 +100,13 @@ static bool start_pair(QTestState **from, QTestState **to, const RdmaCase *c,
     set_capabilities(*from, c);
     set_capabilities(*to, c);
     listen_for(*to, c, host, uri, chan);
-    set_speed(*from, FAST_BYTES_PER_S);
-    rmig_test_fill_ram(*from);
+    if (c->live) {
+        /* Its program fills RAM itself, whenever it comes to run */
+        set_speed(*from, LIVE_BYTES_PER_S);
+    } else {
+        set_speed(*from, FAST_BYTES_PER_S);
+        rmig_test_fill_ram(*from);
+    }
     return true;
 }
 
@@ -165,6 +172,7 @@ static void go_live(QTestState *from)
         g_usleep(100 * 1000);
     }
     g_assert_true(rmig_test_running(from));
+    set_speed(from, FAST_BYTES_PER_S);
     migrate_set_parameter_int(from, "downtime-limit", 60 * 1000);
 }
 
@@ -488,6 +496,8 @@ static void test_connect_yank(void)
         g_free(rmig_test_wait_failed(from, RMIG_TEST_NOTICE_S));
         rmig_test_released(from);
         kill(qtest_pid(to), SIGCONT);
+        migrate_qmp(from, to, uri, NULL, "{}");
+        check_completed(from, to, &(RdmaCase) { });
         migrate_end(from, to, false);
     }
 }

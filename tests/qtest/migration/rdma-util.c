@@ -117,9 +117,11 @@ const char *rmig_test_host(int family)
     if (!*host) {
         g_test_skip(family == AF_INET6 ?
                     "no RDMA device with an IPv6 address here; run "
-                    "scripts/lab tests/lab/qtest, or set RMIG_TEST_ADDR6" :
+                    "scripts/verbsim tests/lab/qtest or scripts/lab "
+                    "tests/lab/qtest, or set RMIG_TEST_ADDR6" :
                     "no RDMA device with an IPv4 address here; run "
-                    "scripts/lab tests/lab/qtest, or set RMIG_TEST_ADDR");
+                    "scripts/verbsim tests/lab/qtest or scripts/lab "
+                    "tests/lab/qtest, or set RMIG_TEST_ADDR");
         return NULL;
     }
     if (geteuid() != 0 && getrlimit(RLIMIT_MEMLOCK, &lock) == 0 &&
