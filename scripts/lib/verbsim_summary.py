@@ -132,7 +132,7 @@ def _table(columns: List[Dict[str, Any]]) -> List[List[str]]:
     rows = [
         ["process"] + [column["title"] for column in columns],
         ["profile"] + [column["profile"] for column in columns],
-        ["data"] + [column["data"] for column in columns],
+        ["data copied here"] + [column["data"] for column in columns],
     ]
     for title, key, kind in ROWS:
         if kind is None:

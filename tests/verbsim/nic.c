@@ -70,7 +70,7 @@ void vs_complain(const char *format, ...)
     text = g_strdup_vprintf(format, args);
     va_end(args);
     fprintf(stderr, "verbsim: %s\n", text);
-    VS_TRACE("complaint", "%s", text);
+    VS_TRACE("complaint", "text=\"%s\"", text);
 }
 
 int vs_unimplemented(const char *function)

@@ -161,7 +161,7 @@ unsigned vs_device_report_leaks(void)
         if (left) {
             vs_complain("leak: %u %s%s left at exit", left, kind_names[kind],
                         left == 1 ? "" : "s");
-            VS_TRACE("leak", "kind=%s count=%u", kind_names[kind], left);
+            VS_TRACE("leak", "kind=\"%s\" count=%u", kind_names[kind], left);
         }
         all += left;
     }

@@ -63,6 +63,7 @@ static void test_control_type(void)
     g_assert_cmpint(type_of(1, 2, 16), ==, -1);
     g_assert_cmpint(type_of(0, 2, 17), ==, -1);
     g_assert_cmpint(vs_control_type("", 0), ==, -1);
+    g_assert_cmpint(vs_control_type((uint8_t[16]) { 0 }, 16), ==, -1);
     g_assert_cmpint(type_of(0xfffffff1, 2, 1), ==, -1);
 }
 

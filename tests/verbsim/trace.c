@@ -60,13 +60,16 @@ static uint32_t be32_at(const void *bytes, size_t offset)
 
 /*
  * The header has no magic number; but its length is that of the rest of the
- * message, which other programs' payloads do not say at that place.
+ * message, which other programs' payloads do not say at that place.  Sixteen
+ * zero bytes are no message of anybody.
  */
 int vs_control_type(const void *head, size_t length)
 {
+    static const uint8_t nothing[16];
     uint32_t type;
 
-    if (length < 16 || be32_at(head, 0) != length - 16) {
+    if (length < 16 || be32_at(head, 0) != length - 16 ||
+        !memcmp(head, nothing, sizeof(nothing))) {
         return -1;
     }
     type = be32_at(head, 4);
@@ -259,6 +262,8 @@ void vs_trace_line(const char *event, const char *format, ...)
     memcpy(buffer + buffered, line, n);
     buffered += n;
     pthread_mutex_unlock(&buffer_lock);
+    /* It writes the line out when it goes to sleep again. */
+    vs_nic_kick();
 }
 
 /* ------------------------------------------------------------------- start */
