@@ -264,13 +264,13 @@ static bool aim_at_key(Job *job, unsigned access)
     const VsRequest *request = job->request;
     VsMr *mr;
 
-    if (!request->length) {
-        return true;            /* the key is not looked at */
-    }
     if (!(job->qp->attr.qp_access_flags & access)) {
         /* As the specification has it: the queue pair lacks the operation. */
         refuse(job, VS_NAK_INVALID_REQUEST, IBV_WC_SUCCESS);
         return false;
+    }
+    if (!request->length) {
+        return true;            /* the key is not looked at */
     }
     mr = vs_mr_get(request->rkey, vs_qp_pd(job->qp), request->remote_addr,
                    request->length, (int)access);
