@@ -296,16 +296,22 @@ static void enter(VsQp *qp, enum ibv_qp_state to)
         vs_qp_check_drained(qp);
         break;
     default:
+        qp->attr.sq_draining = 0;
         vs_qp_set_state(qp, to);
         vs_nic_schedule(qp);
         break;
     }
 }
 
+bool vs_qp_has_begun(const VsQp *qp, uint32_t index)
+{
+    return index != qp->sq_posted && qp->sq[index % qp->sq_size].tried;
+}
+
 void vs_qp_check_drained(VsQp *qp)
 {
     if (!qp->attr.sq_draining || vs_qp_ibv(qp)->state != IBV_QPS_SQD ||
-        qp->sq_done != qp->sq_sent) {
+        vs_qp_has_begun(qp, qp->sq_done)) {
         return;
     }
     qp->attr.sq_draining = 0;

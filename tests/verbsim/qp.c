@@ -284,8 +284,7 @@ int ibv_query_qp(struct ibv_qp *ibv, struct ibv_qp_attr *attr, int attr_mask,
     attr->qp_state = ibv->state;
     attr->cur_qp_state = ibv->state;
     attr->cap = qp->init.cap;
-    attr->sq_draining = ibv->state == IBV_QPS_SQD &&
-                        qp->sq_done != qp->sq_sent;
+    attr->sq_draining = ibv->state == IBV_QPS_SQD && qp->attr.sq_draining;
     if (init_attr) {
         *init_attr = qp->init;
     }

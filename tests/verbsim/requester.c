@@ -409,6 +409,15 @@ static bool send_next(VsQp *qp)
     return true;
 }
 
+/* A queue that drains sends only again what it has sent before. */
+static bool state_allows(const VsQp *qp)
+{
+    enum ibv_qp_state state = qp->ex.qp_base.state;
+
+    return state == IBV_QPS_RTS ||
+           (state == IBV_QPS_SQD && vs_qp_has_begun(qp, qp->sq_sent));
+}
+
 void vs_requester_run(VsQp *qp)
 {
     uint64_t now = vs_now_ns();
@@ -418,9 +427,8 @@ void vs_requester_run(VsQp *qp)
         vs_timer_set(&qp->req.pace, qp->req.hold_until_ns);
         return;
     }
-    while (vs_qp_ibv(qp)->state == IBV_QPS_RTS && !qp->req.failed &&
-           !qp->req.waiting_rnr && !qp->req.lost &&
-           qp->sq_sent != qp->sq_posted &&
+    while (qp->sq_sent != qp->sq_posted && state_allows(qp) &&
+           !qp->req.failed && !qp->req.waiting_rnr && !qp->req.lost &&
            qp->sq_sent - qp->sq_done < WINDOW) {
         if (!send_next(qp)) {
             break;

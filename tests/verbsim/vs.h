@@ -493,6 +493,8 @@ void vs_qp_foreach(void (*fn)(VsQp *qp, void *opaque), void *opaque);
 
 /* qp.c sets the state (and traces); these are requester's and responder's. */
 void vs_qp_set_state(VsQp *qp, enum ibv_qp_state state);
+/* Was the entry at @index of the send queue sent before?  In SQD no other is. */
+bool vs_qp_has_begun(const VsQp *qp, uint32_t index);
 /* In SQD: raises SQ_DRAINED once all that was sent has completed. */
 void vs_qp_check_drained(VsQp *qp);
 /* To ERR: everything outstanding completes with WR_FLUSH_ERR.  Idempotent. */
