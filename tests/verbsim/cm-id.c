@@ -117,6 +117,13 @@ CmId *cm_id_find(uint32_t number)
     return ids ? g_hash_table_lookup(ids, GUINT_TO_POINTER(number)) : NULL;
 }
 
+static gint older_first(gconstpointer a, gconstpointer b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+    return (x > y) - (x < y);
+}
+
 GArray *cm_id_numbers(void)
 {
     GArray *numbers = g_array_new(false, false, sizeof(uint32_t));
@@ -131,6 +138,7 @@ GArray *cm_id_numbers(void)
             g_array_append_val(numbers, number);
         }
     }
+    g_array_sort(numbers, older_first);
     return numbers;
 }
 

@@ -184,7 +184,7 @@ CmId *cm_id_new(struct rdma_event_channel *channel, void *context,
                 enum rdma_port_space ps);
 /* By number, or NULL. */
 CmId *cm_id_find(uint32_t number);
-/* The numbers of all identifiers, for callers whose work may end some. */
+/* All identifiers' numbers, oldest first: a caller's work may end some. */
 GArray *cm_id_numbers(void);
 void cm_set_state(CmId *id, CmState state);
 const char *cm_state_name(CmState state);
