@@ -127,7 +127,10 @@ static void test_cannot_listen(void)
     if (!device_has(AF_INET)) {
         return;
     }
-    expect_not_listening(&loopback, "no RDMA device of this host has");
+    /* verbsim is a device that loopback leads to */
+    if (!device_is_verbsim()) {
+        expect_not_listening(&loopback, "no RDMA device of this host has");
+    }
     expect_not_listening(&foreign, "no RDMA device of this host has");
     taken = device_address(AF_INET, 0);
     serve_init(&serve, &taken);
@@ -345,8 +348,10 @@ static void test_nobody(void)
     serve_init(&serve, &address);
     expect_no_connection(source, device_address(AF_INET, 9),
                          "nothing listens", 5);
-    expect_no_connection(source, address_parse("127.0.0.1", serve.port),
-                         "no RDMA device leads to that address", 5);
+    if (!device_is_verbsim()) {
+        expect_no_connection(source, address_parse("127.0.0.1", serve.port),
+                             "no RDMA device leads to that address", 5);
+    }
     serve_start(&serve);
     address = device_address(AF_INET, serve.port);
     g_assert_true(rmig_source_connect(source, address_of(&address), &err));
