@@ -63,7 +63,7 @@ void cm_send_reject(CmId *id, uint32_t reason, const void *data,
  * request is lost, whoever listens.  False: a host without a listener, which
  * says so.
  */
-static bool find_server(CmId *id)
+bool cm_find_server(CmId *id)
 {
     int slot;
 
@@ -85,9 +85,9 @@ void cm_send_request(CmId *id)
 {
     uint64_t wait = vs_shape.cm_timeout_ms * UINT64_C(1000000);
 
-    if (id->sent.kind == CM_REQ && !find_server(id)) {
+    if (id->sent.kind == CM_REQ && !cm_find_server(id)) {
         id->unserved = true;
-        wait = 2 * vs_shape.latency_ns;
+        wait = CM_LAST_LOOK_NS + 2 * vs_shape.latency_ns;
     } else {
         cm_send(id, &id->sent);
     }

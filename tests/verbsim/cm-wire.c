@@ -382,8 +382,13 @@ void cm_timer_fired(VsTimer *timer)
         cm_event_post_new(id, RDMA_CM_EVENT_ADDR_ERROR, -ETIMEDOUT);
         break;
     case CM_REQ_SENT:
-        if (id->unserved) {
+        if (id->unserved && !cm_find_server(id)) {
             refused(id, &(CmMsg){ .reason = CM_REJ_INVALID_SERVICE_ID });
+            break;
+        }
+        if (id->unserved) {
+            id->unserved = false;
+            cm_send_request(id);
             break;
         }
         /* fall through */

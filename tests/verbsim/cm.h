@@ -34,6 +34,13 @@ enum {
     CM_REJ_PRIVATE = 148,
 };
 
+/*
+ * A request that nobody listens for is refused so much later, after a second
+ * look: servers that listen anew between two connections of one client (those
+ * of perftest) rely on the time that a kernel's connection manager takes.
+ */
+#define CM_LAST_LOOK_NS UINT64_C(50000000)
+
 /* InfiniBand's reasons for a rejection that occur here. */
 enum {
     CM_REJ_TIMEOUT = 4,
@@ -231,6 +238,8 @@ void cm_send(CmId *id, CmMsg *msg);
 void cm_send_kind(CmId *id, CmKind kind);
 void cm_send_reject(CmId *id, uint32_t reason, const void *data,
                     uint8_t bytes);
+/* Is there somebody who listens to @id's REQ?  Finds the peer. */
+bool cm_find_server(CmId *id);
 /* Sends @id->sent for the first time or again, with a timer. */
 void cm_send_request(CmId *id);
 /* The last step of the active side.  0 or an errno. */
