@@ -14,6 +14,8 @@
 #include "fault.h"
 #include "units.h"
 
+/* glibc's own names: complete, and no table of ours to keep. */
+static const char *(*const errno_name)(int) = strerrorname_np;
 enum { LAST_ERRNO = 133 };
 
 /* Index: enum ibv_wc_status.  Success is no fault. */
@@ -272,7 +274,7 @@ static bool parse_errno(FaultRule *rule, Words *words, char **error)
     const char *word = next(words);
 
     for (int i = 1; word && i <= LAST_ERRNO; i++) {
-        if (!g_strcmp0(strerrorname_np(i), word)) {
+        if (!g_strcmp0(errno_name(i), word)) {
             rule->verdict.error = i;
             return true;
         }

@@ -39,8 +39,7 @@ static int trace_fd = -1;
 /* ----------------------------------------------------------- control types */
 
 /* The types of version 1, docs/rdma.txt; the rest are numbers. */
-static const char *const control_names[G_N_ELEMENTS(((VsStats *)0)->control)] =
-{
+static const char *const control_names[] = {
     "NONE", "ERROR", "READY", "QEMU_FILE", "RAM_BLOCKS_REQUEST",
     "RAM_BLOCKS_RESULT", "COMPRESS", "REGISTER_REQUEST", "REGISTER_RESULT",
     "REGISTER_FINISHED", "UNREGISTER_REQUEST", "UNREGISTER_FINISHED",
@@ -49,6 +48,9 @@ static const char *const control_names[G_N_ELEMENTS(((VsStats *)0)->control)] =
     "TYPE_24", "TYPE_25", "TYPE_26", "TYPE_27", "TYPE_28", "TYPE_29",
     "TYPE_30", "TYPE_31",
 };
+
+G_STATIC_ASSERT(G_N_ELEMENTS(control_names) ==
+                G_N_ELEMENTS(((VsStats *)0)->control));
 
 static uint32_t be32_at(const void *bytes, size_t offset)
 {
@@ -106,8 +108,7 @@ typedef struct StatsHeader {
     uint32_t version;
     uint32_t counters;          /* uint64_t each, at counters_offset */
     uint32_t counters_offset;
-    uint32_t names_offset;      /* their names, one after the other, each
-                                 * ended by a zero byte */
+    uint32_t names_offset;      /* their names, each ended by a zero byte */
     uint32_t pid, slot;
     uint32_t no_copy;
     uint32_t reserved;

@@ -25,8 +25,8 @@ static const Unit sizes[] = {
 
 /* To bytes per ns. */
 static const Unit rates[] = {
-    { "Mbit/s", 1e-3 / 8 }, { "Gbit/s", 1.0 / 8 },
-    { "MB/s", 1e-3 }, { "GB/s", 1 }, { NULL, 0 },
+    { "Mbit/s", 0.001 / 8 }, { "Gbit/s", 1.0 / 8 },
+    { "MB/s", 0.001 }, { "GB/s", 1 }, { NULL, 0 },
 };
 
 /* A plain decimal number; *@rest is what follows it, without blanks. */
