@@ -11,6 +11,7 @@ import argparse
 import itertools
 import os
 import queue
+import re
 import signal
 import sys
 import threading
@@ -103,7 +104,8 @@ class Report:
         self.lock = threading.Lock()
 
     def wants(self, case):
-        return not self.only or any(text in case for text in self.only)
+        return not self.only or any(re.search(pattern, case)
+                                    for pattern in self.only)
 
     def line(self, verdict, case, text):
         first, *rest = text.splitlines() or [""]
@@ -143,9 +145,11 @@ def parser(name, text):
     result = argparse.ArgumentParser(
         prog=f"tests/lab/{name}", description=text, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--only", default=[], metavar="TEXT", action="append",
-                        help="run only the cases with TEXT in their names "
-                             "(may be given more than once: one is enough)")
+    result.add_argument("--only", default=[], metavar="PATTERN",
+                        action="append",
+                        help="run only the cases whose names this regular "
+                             "expression matches; may be given again for "
+                             "more of them")
     result.add_argument("--jobs", type=int, metavar="N",
                         default=os.cpu_count() + 1 if on_verbsim() else 1,
                         help="how much to do at the same time (default: one "

@@ -127,8 +127,8 @@ const char *rmig_test_host(int family)
     if (geteuid() != 0 && getrlimit(RLIMIT_MEMLOCK, &lock) == 0 &&
         lock.rlim_cur < MEMLOCK_WANTED) {
         g_test_skip("too little memory may be locked; run as root, or with "
-                    "'ulimit -l' at 524288 or more, or run "
-                    "scripts/lab tests/lab/qtest");
+                    "'ulimit -l' at 524288 or more, or run 'unshare -r "
+                    "scripts/verbsim tests/lab/qtest'");
         return NULL;
     }
     return *host;
