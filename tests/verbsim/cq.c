@@ -21,7 +21,7 @@
 /* A program that polls in a loop must not keep the NIC off the processor. */
 enum { POLLS_TO_YIELD = 16 };
 
-/* ------------------------------------------------------------------ channels */
+/* ----------------------------------------------------------------- channels */
 
 struct ibv_comp_channel *ibv_create_comp_channel(struct ibv_context *context)
 {
@@ -133,7 +133,7 @@ static VsCq *cq_new(struct ibv_context *context, int cqe, void *cq_context,
     return cq;
 }
 
-/* Exactly as many entries as asked for, so that programs cannot rely on more. */
+/* As many entries as asked for, so that programs cannot rely on more. */
 struct ibv_cq *ibv_create_cq(struct ibv_context *context, int cqe,
                              void *cq_context,
                              struct ibv_comp_channel *channel, int comp_vector)

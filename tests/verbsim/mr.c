@@ -46,7 +46,7 @@ static GQueue unused = G_QUEUE_INIT;    /* indices, oldest first */
 static uint32_t registered;     /* including those being registered */
 static uint64_t pinned;         /* bytes, likewise */
 
-/* -------------------------------------------------------- protection domains */
+/* ------------------------------------------------------- protection domains */
 
 struct ibv_pd *ibv_alloc_pd(struct ibv_context *context)
 {

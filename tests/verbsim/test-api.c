@@ -302,7 +302,7 @@ static void test_drain(Fixture *f, gconstpointer data)
     completes(f, 2);
 }
 
-/* -------------------------------------------------------------------- freeze */
+/* ------------------------------------------------------------------- freeze */
 
 /* A frozen program sees no completion; when it is over, its event comes. */
 static void test_freeze(Fixture *f, gconstpointer data)
@@ -327,7 +327,7 @@ static void test_freeze(Fixture *f, gconstpointer data)
     completes(f, 1);
 }
 
-/* -------------------------------------------------------------------- misuse */
+/* ------------------------------------------------------------------- misuse */
 
 static void test_misuse(Fixture *f, gconstpointer data)
 {
