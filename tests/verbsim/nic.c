@@ -343,6 +343,7 @@ static void __attribute__((destructor)) nic_stop(void)
         pthread_mutex_timedlock(&vs_lock, &until) != 0) {
         return;
     }
+    vs_peer_flush_all();        /* what was said last, a rejection perhaps */
     left = vs_device_report_leaks();
     vs_trace_flush();
     vs_fabric_leave();

@@ -143,6 +143,14 @@ void vs_peer_send_cm(VsPeer *peer, const void *payload, size_t length)
 
 /* ------------------------------------------------------- on the NIC thread */
 
+/* The connections of a process that died end after what it has said last. */
+static void tell_cm_if_gone(VsPeer *peer)
+{
+    if (peer->fd < 0 && peer->greeted && !peer->flights && vs_cm_ops) {
+        vs_cm_ops->peer_gone(peer);
+    }
+}
+
 static void peer_gone(VsPeer *peer)
 {
     vs_nic_unwatch(peer->fd);
@@ -152,9 +160,7 @@ static void peer_gone(VsPeer *peer)
     if (peer->greeted) {
         VS_TRACE("peer-gone", "slot=%u pid=%d", peer->slot, (int)peer->pid);
         vs_requester_peer_gone(peer);
-        if (vs_cm_ops) {
-            vs_cm_ops->peer_gone(peer);
-        }
+        tell_cm_if_gone(peer);
     }
     vs_peer_unref(peer);
 }
@@ -200,6 +206,8 @@ static void flight_lands(VsTimer *timer)
     Flight *flight = timer->opaque;
 
     deliver_cm(flight->peer, flight->pkt);
+    flight->peer->flights--;
+    tell_cm_if_gone(flight->peer);
     vs_peer_unref(flight->peer);
     g_free(flight->pkt);
     g_free(flight);
@@ -215,6 +223,7 @@ static void receive_cm(VsPeer *peer, const VsPkt *pkt)
     }
     flight = g_new0(Flight, 1);
     flight->peer = vs_peer_ref(peer);
+    peer->flights++;
     flight->pkt = g_memdup2(pkt, pkt->bytes);
     flight->timer.fire = flight_lands;
     flight->timer.opaque = flight;

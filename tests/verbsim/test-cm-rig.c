@@ -44,7 +44,8 @@ void cm_test_init(int *argc, char ***argv)
     g_autofree char *directory = g_dir_make_tmp("verbsim-test-XXXXXX", NULL);
     g_autofree char *profile = NULL;
     g_autofree char *text = g_strdup_printf(
-        "device = verbsim0\nlink-layer = ethernet\ncm-timeout = %dms\n"
+        "device = verbsim0\nlink-layer = ethernet\nlatency = 1ms\n"
+        "cm-timeout = %dms\n"
         "cm-retries = %d\nack-timeout = %d\n", CM_TIMEOUT_MS, CM_RETRIES,
         ACK_TIMEOUT);
 
@@ -148,6 +149,18 @@ void expect_nothing(struct rdma_event_channel *channel, int ms)
                 rdma_event_str(event->event), event->status);
     }
     g_assert_errno(rdma_get_cm_event(channel, &event), EAGAIN);
+}
+
+void expect_private(const struct rdma_cm_event *event, const char *text,
+                           unsigned bytes)
+{
+    static const uint8_t zeros[256];
+    const uint8_t *data = event->param.conn.private_data;
+    unsigned length = strlen(text);
+
+    g_assert_cmpuint(event->param.conn.private_data_len, ==, bytes);
+    g_assert_cmpmem(data, length, text, length);
+    g_assert_cmpmem(data + length, bytes - length, zeros, bytes - length);
 }
 
 /* --------------------------------------------------------------------- rig */

@@ -58,6 +58,10 @@ void expect_only(struct rdma_event_channel *channel,
                  enum rdma_cm_event_type type, int status);
 void expect_nothing(struct rdma_event_channel *channel, int ms);
 
+/* The private data is @text and nothing but zeros, @bytes in all. */
+void expect_private(const struct rdma_cm_event *event, const char *text,
+                    unsigned bytes);
+
 #define g_assert_errno(call, error)             \
     do {                                        \
         errno = 0;                              \

@@ -315,6 +315,7 @@ struct VsPeer {
     size_t out_start;           /* written already */
     bool writable;              /* else epoll says when */
     bool greeted;               /* its slot is known */
+    unsigned flights;           /* CM packets of its that have not landed */
 };
 
 /* A reference to the peer of @slot, connected on demand; NULL with errno. */
