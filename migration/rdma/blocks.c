@@ -196,6 +196,14 @@ uint64_t rmig_block_chunk_bytes(const RMigBlock *block, uint64_t chunk)
     return MIN(block->length - (chunk << RMIG_CHUNK_SHIFT), RMIG_CHUNK_BYTES);
 }
 
+uint64_t rmig_block_span_bytes(const RMigBlock *block, uint64_t first,
+                               uint64_t n)
+{
+    g_assert(n > 0 && n <= rmig_block_chunks(block) - first);
+    return ((n - 1) << RMIG_CHUNK_SHIFT) +
+           rmig_block_chunk_bytes(block, first + n - 1);
+}
+
 bool rmig_block_contains(const RMigBlock *block, uint64_t offset, uint64_t len)
 {
     return offset <= block->length && len <= block->length - offset;

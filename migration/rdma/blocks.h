@@ -79,6 +79,9 @@ uint64_t rmig_block_chunks(const RMigBlock *block);
 uint64_t rmig_block_chunk_of(uint64_t offset);
 /* Bytes of chunk @chunk (< rmig_block_chunks()) */
 uint64_t rmig_block_chunk_bytes(const RMigBlock *block, uint64_t chunk);
+/* Bytes of the @n (> 0) chunks from @first on, which must exist */
+uint64_t rmig_block_span_bytes(const RMigBlock *block, uint64_t first,
+                               uint64_t n);
 
 /* Whether [offset, offset + len) lies in the block; never overflows */
 bool rmig_block_contains(const RMigBlock *block, uint64_t offset,

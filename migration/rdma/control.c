@@ -110,20 +110,29 @@ static RMigWireType answer_to(RMigWireType type)
     }
 }
 
-static bool post_recv(RMigControl *c, RMigSlot *slot, GError **err)
-{
-    slot->busy = true;
-    if (!rmig_verbs_post_recv(rmig_link_verbs(c->link), &slot->work, c->mr,
-                              slot->buf, SLOT_BYTES, err)) {
-        slot->busy = false;
-        return false;
-    }
-    return true;
-}
-
 static void fail(RMigControl *c, GError *err)
 {
     rmig_link_fail(c->link, err);
+}
+
+/* What cannot be posted ends the connection; for the caller, too */
+static bool refused(RMigControl *c, RMigSlot *slot, GError *local,
+                    GError **err)
+{
+    slot->busy = false;
+    fail(c, g_error_copy(local));
+    g_propagate_error(err, local);
+    return false;
+}
+
+static bool post_recv(RMigControl *c, RMigSlot *slot, GError **err)
+{
+    GError *local = NULL;
+
+    slot->busy = true;
+    return rmig_verbs_post_recv(rmig_link_verbs(c->link), &slot->work, c->mr,
+                                slot->buf, SLOT_BYTES, &local) ||
+           refused(c, slot, local, err);
 }
 
 static bool is_legal(const RMigControl *c, RMigWireType type)
@@ -185,8 +194,8 @@ static void recv_done(RMigWork *work, uint32_t bytes)
                             state_names[c->state]));
         return;
     }
-    if (!take_message(c, slot, &msg) && !post_recv(c, slot, &err)) {
-        fail(c, err);
+    if (!take_message(c, slot, &msg) && !post_recv(c, slot, NULL)) {
+        RMIG_LOG("control %p: no receive for the next message", (void *)c);
     }
 }
 
@@ -282,15 +291,16 @@ static bool post_message(RMigControl *c, RMigSlot *slot, RMigWireType type,
                          uint32_t len, uint32_t repeat, GError **err)
 {
     RMigWireHeader header = { .len = len, .type = type, .repeat = repeat };
+    GError *local = NULL;
 
     g_assert(!slot->busy && len <= RMIG_WIRE_DATA_MAX_BYTES);
     rmig_wire_header_pack(slot->buf, &header);
     slot->busy = true;
     if (!rmig_verbs_post_send(rmig_link_verbs(c->link), &slot->work, c->mr,
-                              slot->buf, RMIG_WIRE_HEADER_BYTES + len, err)) {
-        slot->busy = false;
-        g_prefix_error(err, "sending %s: ", rmig_wire_type_name(type));
-        return false;
+                              slot->buf, RMIG_WIRE_HEADER_BYTES + len,
+                              &local)) {
+        g_prefix_error(&local, "sending %s: ", rmig_wire_type_name(type));
+        return refused(c, slot, local, err);
     }
     RMIG_LOG("control %p: sent %s, %u bytes", (void *)c,
              rmig_wire_type_name(type), len);
@@ -300,14 +310,6 @@ static bool post_message(RMigControl *c, RMigSlot *slot, RMigWireType type,
         c->sent_bytes += len;
     }
     return true;
-}
-
-/* On a link that has failed: with which error */
-static void report_failure(RMigControl *c, GError **err)
-{
-    while (rmig_link_poll(c->link, err) > 0) {
-        /* what arrived before the failure comes first */
-    }
 }
 
 bool rmig_control_may_command(const RMigControl *c)
@@ -321,8 +323,7 @@ bool rmig_control_command(RMigControl *c, RMigWireType type, uint32_t len,
     int64_t deadline = deadline_after(RMIG_CONTROL_TIMEOUT_MS);
 
     g_assert(c->commands && (COMMANDS & BIT(type)));
-    if (rmig_link_failed(c->link)) {
-        report_failure(c, err);
+    if (!rmig_link_check(c->link, err)) {
         return false;
     }
     g_assert(!c->held);
@@ -380,12 +381,11 @@ int rmig_control_receive(RMigControl *c, bool wait, RMigWireMessage *msg,
                          GError **err)
 {
     g_assert(!c->commands);
-    if (c->held) {
-        /* The caller could not use it, failed the link, and asks again */
-        g_assert(rmig_link_failed(c->link));
-        report_failure(c, err);
+    /* The call that found the failure has seen all that came before it */
+    if (!rmig_link_check(c->link, err)) {
         return -1;
     }
+    g_assert(!c->held);
     if (c->state == RMIG_CONTROL_IDLE && !say_ready(c, err)) {
         return -1;
     }

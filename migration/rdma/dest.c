@@ -228,10 +228,30 @@ static bool handle_ram_blocks(RMigDest *d, const RMigWireMessage *msg,
                                err);
 }
 
+/*
+ * A message has room for thousands of records, each of which may name all of a
+ * block.  Nothing else runs in this thread until they have been dealt with, so
+ * one message names no more than all of RAM once.  @left: bytes that it may
+ * still name
+ */
+static bool take_share(uint64_t *left, uint64_t bytes,
+                       const RMigWireMessage *msg, GError **err)
+{
+    if (bytes > *left) {
+        g_set_error(err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PROTOCOL,
+                    "the source sent a %s that names more memory than there "
+                    "is", rmig_wire_type_name(msg->type));
+        return false;
+    }
+    *left -= bytes;
+    return true;
+}
+
 static bool handle_register(RMigDest *d, const RMigWireMessage *msg,
                             GError **err)
 {
     uint8_t *data = rmig_control_buffer(d->main.control, err);
+    uint64_t left = d->blocks.total_bytes;
 
     if (!data) {
         return false;
@@ -244,7 +264,9 @@ static bool handle_register(RMigDest *d, const RMigWireMessage *msg,
 
         rmig_wire_register_unpack(msg, i, &reg);
         if (!rmig_blocks_check_register(&d->blocks, &reg, &block, &first, &n,
-                                        err)) {
+                                        err) ||
+            !take_share(&left, rmig_block_span_bytes(block, first, n), msg,
+                        err)) {
             return false;
         }
         mr = rmig_mr_table_register(&d->table, block, first, n, err);
@@ -265,6 +287,8 @@ static bool handle_register(RMigDest *d, const RMigWireMessage *msg,
 static bool handle_unregister(RMigDest *d, const RMigWireMessage *msg,
                               GError **err)
 {
+    uint64_t left = d->blocks.total_bytes;
+
     for (uint32_t i = 0; i < msg->n_records; i++) {
         RMigWireRegister reg;
         RMigBlock *block;
@@ -272,7 +296,9 @@ static bool handle_unregister(RMigDest *d, const RMigWireMessage *msg,
 
         rmig_wire_register_unpack(msg, i, &reg);
         if (!rmig_blocks_check_unregister(&d->blocks, &reg, &block, &first,
-                                          &n, err)) {
+                                          &n, err) ||
+            !take_share(&left, rmig_block_span_bytes(block, first, n), msg,
+                        err)) {
             return false;
         }
         for (uint64_t c = first; c < first + n; c++) {
@@ -285,6 +311,8 @@ static bool handle_unregister(RMigDest *d, const RMigWireMessage *msg,
 static bool handle_zero_runs(RMigDest *d, const RMigWireMessage *msg,
                              GError **err)
 {
+    uint64_t left = d->blocks.total_bytes;
+
     for (uint32_t i = 0; i < msg->n_records; i++) {
         RMigWireZeroRun run;
         RMigBlock *block;
@@ -292,7 +320,8 @@ static bool handle_zero_runs(RMigDest *d, const RMigWireMessage *msg,
 
         rmig_wire_zero_run_unpack(msg, i, &run);
         if (!rmig_blocks_check_zero_run(&d->blocks, &run, &block, &offset,
-                                        err)) {
+                                        err) ||
+            !take_share(&left, run.length, msg, err)) {
             return false;
         }
         d->config.ops->zero(d->config.opaque, block->host + offset,

@@ -196,6 +196,14 @@ bool rmig_link_failed(const RMigLink *link)
     return link->error != NULL;
 }
 
+bool rmig_link_check(const RMigLink *link, GError **err)
+{
+    if (link->error && err) {
+        *err = g_error_copy(link->error);
+    }
+    return !link->error;
+}
+
 void rmig_link_fail(RMigLink *link, GError *err)
 {
     if (link->error) {
@@ -287,6 +295,35 @@ static void note_rejection(RMigLink *link, const void *priv, size_t bytes)
                                      err->message));
 }
 
+/*
+ * A step of connecting is done.  Events may come twice, and late: a connection
+ * never goes back.
+ */
+static bool advance(RMigLink *link, RMigLinkState state)
+{
+    if (link->state >= state) {
+        return false;
+    }
+    link->state = state;
+    return true;
+}
+
+/* The peer has accepted, or has completed what we have accepted */
+static void take_answer(RMigLink *link, RMigLinkState state,
+                        const struct rdma_conn_param *conn)
+{
+    /* Without a queue pair we have neither asked nor been asked */
+    if (!link->qp_made || !advance(link, state)) {
+        return;
+    }
+    link->peer_private_bytes = MIN(conn->private_data_len,
+                                   sizeof(link->peer_private));
+    if (link->peer_private_bytes) {
+        memcpy(link->peer_private, conn->private_data,
+               link->peer_private_bytes);
+    }
+}
+
 static void handle_cm_event(RMigLink *link, const struct rdma_cm_event *event)
 {
     const struct rdma_conn_param *conn = &event->param.conn;
@@ -295,21 +332,16 @@ static void handle_cm_event(RMigLink *link, const struct rdma_cm_event *event)
              rdma_event_str(event->event), event->status);
     switch (event->event) {
     case RDMA_CM_EVENT_ADDR_RESOLVED:
-        link->state = RMIG_LINK_ADDR_RESOLVED;
+        advance(link, RMIG_LINK_ADDR_RESOLVED);
         break;
     case RDMA_CM_EVENT_ROUTE_RESOLVED:
-        link->state = RMIG_LINK_ROUTE_RESOLVED;
+        advance(link, RMIG_LINK_ROUTE_RESOLVED);
         break;
     case RDMA_CM_EVENT_CONNECT_RESPONSE:
+        take_answer(link, RMIG_LINK_ANSWERED, conn);
+        break;
     case RDMA_CM_EVENT_ESTABLISHED:
-        link->state = event->event == RDMA_CM_EVENT_ESTABLISHED ?
-                      RMIG_LINK_UP : RMIG_LINK_ANSWERED;
-        link->peer_private_bytes = MIN(conn->private_data_len,
-                                       sizeof(link->peer_private));
-        if (link->peer_private_bytes) {
-            memcpy(link->peer_private, conn->private_data,
-                   link->peer_private_bytes);
-        }
+        take_answer(link, RMIG_LINK_UP, conn);
         break;
     case RDMA_CM_EVENT_TIMEWAIT_EXIT:
     case RDMA_CM_EVENT_ADDR_CHANGE:
@@ -394,14 +426,6 @@ static int take_fds(RMigLink *link)
     return seen;
 }
 
-static int report_failure(RMigLink *link, GError **err)
-{
-    if (err) {
-        *err = g_error_copy(link->error);
-    }
-    return -1;
-}
-
 /*
  * The look at the completion queue found nothing new, or @broken.
  *
@@ -425,10 +449,10 @@ static int nothing_completed(RMigLink *link, GError *broken, GError **err)
     if (!link->error && rmig_shutdown_triggered(link->shutdown)) {
         rmig_link_fail(link, shutdown_error(link->shutdown));
     }
-    if (!link->error) {
-        return 0;
+    if (!had_failed) {
+        return link->error ? 1 : 0;
     }
-    return had_failed ? report_failure(link, err) : 1;
+    return rmig_link_check(link, err) ? 0 : -1;
 }
 
 int rmig_link_poll(RMigLink *link, GError **err)
@@ -454,7 +478,7 @@ static int arm_and_poll(RMigLink *link, GError **err)
     if (link->qp_made && !link->armed) {
         if (!rmig_verbs_arm(link->verbs, &local)) {
             rmig_link_fail(link, local);
-            return report_failure(link, err);
+            return rmig_link_check(link, err) ? 0 : -1;
         }
         link->armed = true;
     }
@@ -482,8 +506,7 @@ bool rmig_link_step(RMigLink *link, int64_t deadline_us, const char *what,
                                          RMIG_LINK_ERROR_TIMEOUT,
                                          "timed out while waiting for %s",
                                          what));
-        report_failure(link, err);
-        return false;
+        return rmig_link_check(link, err);
     }
     link->waiter.wait_readable(link->waiter.opaque, link->epoll_fd);
     take_fds(link);

@@ -131,6 +131,9 @@ bool rmig_link_is_up(const RMigLink *link);
 void rmig_link_fail(RMigLink *link, GError *err);
 /* Whether a fatal error has been kept */
 bool rmig_link_failed(const RMigLink *link);
+/* False with the fatal error, if one has been kept */
+bool rmig_link_check(const RMigLink *link, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
 
 /*
  * rmig_link_settle: wait until everything posted has been acknowledged, at

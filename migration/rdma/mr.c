@@ -76,12 +76,6 @@ RMigMr *rmig_mr_table_find(const RMigMrTable *table, const RMigBlock *block,
     return span ? span->mr : NULL;
 }
 
-static uint64_t span_bytes(const RMigBlock *block, uint64_t first, uint64_t n)
-{
-    return MIN((first + n) << RMIG_CHUNK_SHIFT, block->length) -
-           (first << RMIG_CHUNK_SHIFT);
-}
-
 RMigMr *rmig_mr_table_register(RMigMrTable *table, const RMigBlock *block,
                                uint64_t first, uint64_t n, GError **err)
 {
@@ -95,8 +89,8 @@ RMigMr *rmig_mr_table_register(RMigMrTable *table, const RMigBlock *block,
     }
     mr = rmig_mr_register(table->verbs,
                           block->host + (first << RMIG_CHUNK_SHIFT),
-                          span_bytes(block, first, n), table->remote_write,
-                          err);
+                          rmig_block_span_bytes(block, first, n),
+                          table->remote_write, err);
     if (!mr) {
         g_prefix_error(err, "RAM block %s, chunks %" G_GUINT64_FORMAT " to %"
                        G_GUINT64_FORMAT ": ", block->name, (guint64)first,

@@ -251,7 +251,7 @@ bool rmig_source_exchange(RMigSource *s, GError **err)
 {
     GError *local = NULL;
 
-    if (!exchange(s, &local)) {
+    if (!rmig_link_check(s->main.link, &local) || !exchange(s, &local)) {
         give_up(s, local, err);
         return false;
     }
@@ -522,8 +522,11 @@ RMigPage rmig_source_page(RMigSource *s, uint64_t block_offset,
                           uint64_t offset, uint64_t len, GError **err)
 {
     GError *local = NULL;
-    RMigPage page = take_page(s, block_offset, offset, len, &local);
+    RMigPage page = RMIG_PAGE_FAILED;
 
+    if (rmig_link_check(s->main.link, &local)) {
+        page = take_page(s, block_offset, offset, len, &local);
+    }
     if (page == RMIG_PAGE_FAILED) {
         give_up(s, local, err);
     }
@@ -557,7 +560,7 @@ bool rmig_source_finish(RMigSource *s, GError **err)
 {
     GError *local = NULL;
 
-    if (!finish(s, &local)) {
+    if (!rmig_link_check(s->main.link, &local) || !finish(s, &local)) {
         give_up(s, local, err);
         return false;
     }

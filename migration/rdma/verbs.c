@@ -396,8 +396,25 @@ static bool handle_completion(RMigVerbs *v, const struct ibv_wc *wc,
     return true;
 }
 
+static bool is_flush(const GError *err)
+{
+    return g_error_matches(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FLUSHED);
+}
+
+/* Of several errors the first, unless that is only a consequence */
+static void keep_reason(GError **kept, GError *next)
+{
+    if (*kept && (!is_flush(*kept) || is_flush(next))) {
+        g_error_free(next);
+        return;
+    }
+    g_clear_error(kept);
+    *kept = next;
+}
+
 int rmig_verbs_poll(RMigVerbs *v, GError **err)
 {
+    GError *broken = NULL;
     struct ibv_wc wc[16];
     int total = 0;
     int n;
@@ -405,16 +422,24 @@ int rmig_verbs_poll(RMigVerbs *v, GError **err)
     do {
         n = ibv_poll_cq(v->cq, G_N_ELEMENTS(wc), wc);
         if (n < 0) {
+            g_clear_error(&broken);
             set_errno_error(err, errno, "polling the completion queue failed");
             return -1;
         }
         for (int i = 0; i < n; i++) {
-            if (!handle_completion(v, &wc[i], err)) {
-                return -1;
+            GError *local = NULL;
+
+            /* What is off the queue is lost if it is not handled now */
+            if (!handle_completion(v, &wc[i], &local)) {
+                keep_reason(&broken, local);
             }
         }
         total += n;
     } while (n == G_N_ELEMENTS(wc));
+    if (broken) {
+        g_propagate_error(err, broken);
+        return -1;
+    }
     return total;
 }
 

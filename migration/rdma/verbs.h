@@ -101,9 +101,9 @@ unsigned rmig_verbs_sends_in_flight(const RMigVerbs *verbs);
 /*
  * rmig_verbs_poll: reap what has completed and run done() for each
  *
- * Returns the number of completions, or -1 with @err at the first error
- * completion: "WHAT failed: STATUS (vendor error N)".  Completions that were
- * reaped before it have been handled.
+ * Returns the number of completions, or -1 with @err if one of them is an
+ * error: "WHAT failed: STATUS (vendor error N)".  All others have been handled.
+ * Of several errors it is the first that is not a flush, if there is one.
  */
 int rmig_verbs_poll(RMigVerbs *verbs, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;

@@ -187,6 +187,14 @@ bool rmig_link_failed(const RMigLink *link)
     return link->error != NULL;
 }
 
+bool rmig_link_check(const RMigLink *link, GError **err)
+{
+    if (link->error && err) {
+        *err = g_error_copy(link->error);
+    }
+    return !link->error;
+}
+
 void rmig_link_settle(RMigLink *link, int64_t timeout_ms)
 {
     g_assert_cmpint(timeout_ms, >, 0);

@@ -526,6 +526,11 @@ static void test_failing_posts(void)
     g_assert_cmpint(rmig_control_receive(f.control, true, &msg, &err), ==, -1);
     assert_fails(&err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED,
                  "sending READY");
+    /* nothing goes on after that, even if posting works again */
+    g_assert_cmpint(rmig_control_receive(f.control, true, &msg, &err), ==, -1);
+    assert_fails(&err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED,
+                 "sending READY");
+    g_assert_cmpuint(sends(&f), ==, 0);
     teardown(&f);
 
     setup_in_state(&f, SRV_OWING);
@@ -539,6 +544,8 @@ static void test_failing_posts(void)
     f.link->verbs->fail_post = 0;
     g_assert_false(rmig_control_release(f.control, &err));
     assert_fails(&err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED, "posting");
+    assert_link_failed(&f, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED,
+                       "posting");
     teardown(&f);
 
     /* a READY whose receive cannot be posted again */
@@ -547,6 +554,33 @@ static void test_failing_posts(void)
     arrive(&f, RMIG_WIRE_READY);
     assert_link_failed(&f, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED,
                        "posting failed");
+    teardown(&f);
+}
+
+/* What fails a connection is its end: no READY, and no command any more */
+static void test_after_failure(void)
+{
+    RMigWireMessage msg;
+    GError *err = NULL;
+    Fixture f;
+
+    setup(&f, false);
+    rmig_link_fail(f.link, g_error_new(RMIG_LINK_ERROR,
+                                       RMIG_LINK_ERROR_FAILED, "broken"));
+    g_assert_cmpint(rmig_control_receive(f.control, true, &msg, &err), ==, -1);
+    assert_fails(&err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED, "broken");
+    g_assert_cmpuint(sends(&f), ==, 0);
+    teardown(&f);
+
+    /* not even one that comes all the same, as READY was said before */
+    setup(&f, false);
+    g_assert_cmpint(rmig_control_receive(f.control, false, &msg, NULL), ==, 0);
+    rmig_link_fail(f.link, g_error_new(RMIG_LINK_ERROR,
+                                       RMIG_LINK_ERROR_FAILED, "broken"));
+    g_assert_cmpuint(sends(&f), ==, 1);
+    fake_link_script_type(f.link, RMIG_WIRE_REGISTER_REQUEST);
+    g_assert_cmpint(rmig_control_receive(f.control, true, &msg, &err), ==, -1);
+    assert_fails(&err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED, "broken");
     teardown(&f);
 }
 
@@ -601,6 +635,7 @@ int main(int argc, char **argv)
     g_test_add_func("/control/send-error", test_send_error);
     g_test_add_func("/control/send-error/cannot", test_send_error_cannot);
     g_test_add_func("/control/failing-posts", test_failing_posts);
+    g_test_add_func("/control/after-failure", test_after_failure);
     g_test_add_func("/control/peer-leaves", test_peer_leaves);
     return g_test_run();
 }

@@ -531,6 +531,58 @@ static void test_hostile_numbers(void)
     }
 }
 
+/* @n records of @type, each about all of block RAM */
+static void script_many(Fixture *f, RMigWireType type, uint32_t n)
+{
+    uint8_t data[4 * RMIG_WIRE_REGISTER_BYTES];
+    bool unregister = type == RMIG_WIRE_UNREGISTER_REQUEST;
+
+    g_assert_cmpuint(n * RMIG_WIRE_REGISTER_BYTES, <=, sizeof(data));
+    for (uint32_t i = 0; i < n; i++) {
+        uint8_t *at = data + i * RMIG_WIRE_REGISTER_BYTES;
+
+        if (type == RMIG_WIRE_COMPRESS) {
+            rmig_wire_zero_run_pack(at, &(RMigWireZeroRun) {
+                .block = RAM, .offset = RAM_OFFSET, .length = RAM_BYTES,
+            });
+        } else {
+            rmig_wire_register_pack(at, &(RMigWireRegister) {
+                .block = RAM, .key = unregister ? 0 : RAM_OFFSET, .chunks = 3,
+            });
+        }
+    }
+    fake_link_script(f->link, fake_link_message(type, data, n *
+                                                RMIG_WIRE_REGISTER_BYTES, n));
+}
+
+/*
+ * The main loop waits for each message: none makes more work than all of RAM
+ * does.  But several messages may.
+ */
+static void test_work_of_a_message(void)
+{
+    static const RMigWireType types[] = {
+        RMIG_WIRE_REGISTER_REQUEST, RMIG_WIRE_UNREGISTER_REQUEST,
+        RMIG_WIRE_COMPRESS,
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(types); i++) {
+        g_autoptr(GError) err = NULL;
+        Fixture f;
+
+        setup_exchanged(&f, 0);
+        script_many(&f, types[i], 1);
+        script_many(&f, types[i], 1);
+        finish(&f);
+        f.zero_calls = 0;
+        script_many(&f, types[i], 4);
+        g_assert_false(rmig_dest_handle(f.dest, &err));
+        g_assert_nonnull(strstr(err->message, "more memory than there is"));
+        g_assert_cmpuint(f.zero_calls, <=, 1);
+        teardown(&f);
+    }
+}
+
 /* Well-formed messages where they do not belong */
 static void test_out_of_place(void)
 {
@@ -657,6 +709,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dest/register/many", test_register_many);
     g_test_add_func("/dest/zero-run", test_zero_run);
     g_test_add_func("/dest/hostile/numbers", test_hostile_numbers);
+    g_test_add_func("/dest/hostile/work", test_work_of_a_message);
     g_test_add_func("/dest/hostile/out-of-place", test_out_of_place);
     g_test_add_func("/dest/source-gives-up", test_source_gives_up);
     g_test_add_func("/dest/local-failures", test_local_failures);

@@ -457,6 +457,55 @@ static void test_other_events(void)
     teardown(&f);
 }
 
+static void late_events(void)
+{
+    static const char nonsense[8] = { 0, 0, 0, 9 };
+
+    fake_rdma_event(RDMA_CM_EVENT_ESTABLISHED, 0, nonsense, 8);
+    fake_rdma_event(RDMA_CM_EVENT_CONNECT_RESPONSE, 0, nonsense, 8);
+    fake_rdma_event(RDMA_CM_EVENT_ROUTE_RESOLVED, 0, NULL, 0);
+    fake_rdma_event(RDMA_CM_EVENT_ADDR_RESOLVED, 0, NULL, 0);
+}
+
+/* An event that comes twice, or late, does not take a connection back */
+static void test_late_events(void)
+{
+    g_autoptr(GError) err = NULL;
+    Fixture f;
+
+    setup_connected(&f);
+    set_script(late_events, disconnected, NULL);
+    step_until_failure(&f, 0, &err);
+    g_assert_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_CLOSED);
+    rmig_link_disconnect(f.link);
+    g_assert_cmpint(fake_rdma.disconnects, ==, 1);
+    teardown(&f);
+
+    setup_connected(&f);
+    set_script(late_events, NULL, NULL);
+    g_assert_true(rmig_link_step(f.link, 0, "a test", NULL));
+    g_assert_true(rmig_link_step(f.link, 0, "a test", NULL));
+    g_assert_true(rmig_link_is_up(f.link));
+    teardown(&f);
+}
+
+/* Nor does one that comes too early take it there */
+static void test_early_event(void)
+{
+    uint32_t answer;
+    Fixture f;
+
+    setup(&f);
+    set_script(established, addr_resolved, route_resolved);
+    f.link = resolve_link(&f);
+    g_assert_nonnull(f.link);
+    g_assert_false(rmig_link_is_up(f.link));
+    set_script(established, NULL, NULL);
+    g_assert_true(rmig_link_connect(f.link, 0, &answer, NULL));
+    g_assert_true(rmig_link_is_up(f.link));
+    teardown(&f);
+}
+
 /* ---- the heartbeat ---- */
 
 static const struct ibv_send_wr *last_send(void)
@@ -591,6 +640,8 @@ int main(int argc, char **argv)
     g_test_add_func("/link/step/first-error", test_first_error);
     g_test_add_func("/link/step/shutdown", test_shutdown);
     g_test_add_func("/link/step/other-events", test_other_events);
+    g_test_add_func("/link/step/late-events", test_late_events);
+    g_test_add_func("/link/step/early-event", test_early_event);
     g_test_add_func("/link/heartbeat", test_heartbeat);
     g_test_add_func("/link/heartbeat/traffic", test_no_heartbeat_in_traffic);
     g_test_add_func("/link/disconnect", test_disconnect);

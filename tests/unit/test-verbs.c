@@ -265,6 +265,33 @@ static void test_error_completion(void)
     teardown(&f);
 }
 
+/* What comes behind an error in the same look at the queue is not lost */
+static void test_behind_error(void)
+{
+    g_autoptr(GError) err = NULL;
+    Fixture f;
+
+    fake_rdma_init();
+    setup(&f);
+    for (unsigned i = 0; i < 3; i++) {
+        g_assert_true(write_one(&f, i, true, NULL));
+    }
+    fake_rdma_complete((uintptr_t)&f.work[0], IBV_WC_WR_FLUSH_ERR, 0);
+    fake_rdma_complete((uintptr_t)&f.work[1], IBV_WC_REM_ACCESS_ERR, 0);
+    fake_rdma_complete((uintptr_t)&f.work[0], IBV_WC_WR_FLUSH_ERR, 0);
+    complete(&f, 2);
+    for (unsigned i = 0; i < 20; i++) {
+        fake_rdma_complete((uintptr_t)&f.work[3], IBV_WC_SUCCESS, 7);
+    }
+    g_assert_cmpint(rmig_verbs_poll(f.verbs, &err), ==, -1);
+    /* and the reason is told, not its consequences */
+    g_assert_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_COMPLETION);
+    g_assert_cmpuint(f.done[2], ==, 1);
+    g_assert_cmpuint(f.done[3], ==, 20);
+    g_assert_cmpint(rmig_verbs_poll(f.verbs, NULL), ==, 0);
+    teardown(&f);
+}
+
 static void test_arm(void)
 {
     g_autoptr(GError) err = NULL;
@@ -378,6 +405,7 @@ int main(int argc, char **argv)
     g_test_add_func("/verbs/slots/small-device", test_small_device);
     g_test_add_func("/verbs/poll", test_poll);
     g_test_add_func("/verbs/poll/error", test_error_completion);
+    g_test_add_func("/verbs/poll/behind-error", test_behind_error);
     g_test_add_func("/verbs/arm", test_arm);
     g_test_add_func("/verbs/new-fails", test_new_fails);
     g_test_add_func("/verbs/register", test_register);

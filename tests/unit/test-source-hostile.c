@@ -1,0 +1,274 @@
+/*
+ * Unit tests of the source: what goes wrong
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Destinations that misbehave or are late, and failures of our own; on the
+ * fixture of source-fixture.h.
+ */
+#include "source-fixture.h"
+
+#include <string.h>
+
+/* Every call fails, and nothing is posted any more */
+static void assert_over(Fixture *f)
+{
+    g_autoptr(GError) err = NULL;
+    unsigned posts = f->verbs->posts->len;
+
+    dirty(f, 2, 0);
+    g_assert_cmpint(page(f, 0, 0), ==, RMIG_PAGE_FAILED); /* zero or not */
+    g_assert_cmpint(page(f, 2, 0), ==, RMIG_PAGE_FAILED);
+    g_assert_false(rmig_source_finish(f->source, &err));
+    g_assert_nonnull(err);
+    g_assert_cmpuint(f->verbs->posts->len, ==, posts);
+}
+
+/* ---- destinations ---- */
+
+static void assert_exchange_fails(bool pin_all, Vice vice, const char *needle)
+{
+    g_autoptr(GError) err = NULL;
+    g_autoptr(GError) again = NULL;
+    Fixture f;
+
+    setup(&f, pin_all);
+    f.vice = vice;
+    g_assert_false(rmig_source_exchange(f.source, &err));
+    if (strstr(err->message, needle) == NULL) {
+        g_error("'%s' does not say '%s'", err->message, needle);
+    }
+    /* the first error stays, but for what was being done at the time */
+    g_assert_false(rmig_source_finish(f.source, &again));
+    g_assert_true(g_str_has_suffix(err->message, again->message));
+    teardown(&f);
+}
+
+static void test_exchange_fails(void)
+{
+    assert_exchange_fails(false, BLOCKS_ONE_MISSING, "3 RAM blocks here and 2");
+    assert_exchange_fails(false, BLOCKS_WRONG_LENGTH, "'ram' has");
+    assert_exchange_fails(true, BLOCKS_NO_KEYS, "sent no key");
+    assert_exchange_fails(false, GIVES_UP, "gave up");
+    assert_exchange_fails(false, SAYS_NOTHING, "timed out while waiting for "
+                          "the peer's answer");
+    assert_exchange_fails(true, SAYS_NOTHING, "RAM_BLOCKS_RESULT");
+}
+
+static void assert_page_fails(Vice vice, const char *needle)
+{
+    g_autoptr(GError) err = NULL;
+    Fixture f;
+
+    setup_exchanged(&f, false);
+    dirty(&f, 1, 300);
+    f.vice = vice;
+    g_assert_cmpint(rmig_source_page(f.source, f.block[1].offset, 300 * PAGE,
+                                     PAGE, &err), ==, RMIG_PAGE_FAILED);
+    if (strstr(err->message, needle) == NULL) {
+        g_error("'%s' does not say '%s'", err->message, needle);
+    }
+    assert_over(&f);
+    teardown(&f);
+}
+
+static void test_page_fails(void)
+{
+    assert_page_fails(RESULT_ZERO_KEY, "RAM block vga, chunk 1");
+    assert_page_fails(RESULT_WRONG_ADDRESS, "not the announced one");
+    assert_page_fails(GIVES_UP, "gave up");
+    assert_page_fails(SAYS_NOTHING, "the peer to say READY");
+}
+
+/*
+ * The destination breaks a rule while a run waits to be posted: it does not get
+ * it any more
+ */
+static void test_run_is_not_posted(void)
+{
+    g_autoptr(GError) err = NULL;
+    Fixture f;
+
+    setup_exchanged(&f, false);
+    dirty(&f, 1, 0);
+    g_assert_cmpint(page(&f, 1, 0), ==, RMIG_PAGE_DATA);
+    fake_link_script_type(f.link, RMIG_WIRE_REGISTER_RESULT);
+    while (rmig_link_poll(f.link, &err) > 0) {
+        /* until it is found */
+    }
+    g_assert_nonnull(strstr(err->message, "the peer sent REGISTER_RESULT"));
+    assert_over(&f);
+    teardown(&f);
+}
+
+/* ---- late answers ---- */
+
+/*
+ * Chunk 0 of the first block is registered, and chunks 1 to 3 have been asked
+ * for ahead, by the pages of chunk 0; the answer has not come
+ */
+static void setup_asked_ahead(Fixture *f)
+{
+    setup_exchanged(f, false);
+    dirty(f, 0, 0);
+    g_assert_cmpint(page(f, 0, 0), ==, RMIG_PAGE_DATA);
+    g_assert_cmpuint(f->seen[RMIG_WIRE_REGISTER_REQUEST], ==, 1);
+    f->vice = ANSWERS_LATE;
+    for (unsigned chunk = 1; chunk <= 3; chunk++) {
+        dirty(f, 0, chunk * MIB / PAGE);
+    }
+    for (unsigned n = 1; n <= 100; n++) {
+        dirty(f, 0, n);
+        g_assert_cmpint(page(f, 0, n), ==, RMIG_PAGE_DATA);
+    }
+    while (rmig_link_poll(f->link, NULL) > 0) {
+        /* until the destination has seen it */
+    }
+    g_assert_cmpuint(f->seen[RMIG_WIRE_REGISTER_REQUEST], ==, 2);
+    g_assert_nonnull(f->late);
+    g_assert_cmpuint(f->registered[0][1], ==, 0);
+}
+
+/* Pages of the span ahead wait for its answer, those before it do not */
+static void test_late_answer(void)
+{
+    Fixture f;
+
+    setup_asked_ahead(&f);
+    dirty(&f, 0, 200);
+    g_assert_cmpint(page(&f, 0, 200), ==, RMIG_PAGE_DATA);
+    release_answer(&f);
+    g_assert_cmpint(page(&f, 0, MIB / PAGE), ==, RMIG_PAGE_DATA);
+    g_assert_cmpint(page(&f, 0, 3 * MIB / PAGE), ==, RMIG_PAGE_DATA);
+    g_assert_cmpuint(f.registered[0][3], ==, 2);
+    g_assert_cmpuint(f.seen[RMIG_WIRE_REGISTER_REQUEST], ==, 2);
+    f.vice = HONEST;
+    g_assert_cmpint(page(&f, 0, 2 * MIB / PAGE), ==, RMIG_PAGE_DATA);
+    g_assert_true(rmig_source_finish(f.source, NULL));
+    send_everything(&f);
+    assert_same_memory(&f);
+    teardown(&f);
+}
+
+/* The end of the round waits for it, too: another command must not overtake */
+static void test_late_answer_at_end(void)
+{
+    Fixture f;
+
+    setup_asked_ahead(&f);
+    g_assert_cmpint(page(&f, 1, 0), ==, RMIG_PAGE_ZERO);
+    release_answer(&f);
+    g_assert_true(rmig_source_finish(f.source, NULL));
+    g_assert_cmpuint(f.seen[RMIG_WIRE_COMPRESS], ==, 1);
+    /* and what was asked for is there in the next round */
+    f.vice = HONEST;
+    g_assert_cmpint(page(&f, 0, 2 * MIB / PAGE), ==, RMIG_PAGE_DATA);
+    g_assert_true(rmig_source_finish(f.source, NULL));
+    g_assert_cmpuint(f.seen[RMIG_WIRE_REGISTER_REQUEST], ==, 2);
+    teardown(&f);
+}
+
+static void test_answer_never_comes(void)
+{
+    g_autoptr(GError) err = NULL;
+    Fixture f;
+
+    setup_asked_ahead(&f);
+    g_assert_cmpint(rmig_source_page(f.source, 0, MIB, PAGE, &err), ==,
+                    RMIG_PAGE_FAILED);
+    g_assert_cmpstr(err->message, ==, "waiting for REGISTER_RESULT: timed out "
+                    "while waiting for the peer's answer");
+    assert_over(&f);
+    teardown(&f);
+}
+
+static void test_late_answer_is_wrong(void)
+{
+    g_autoptr(GError) err = NULL;
+    Fixture f;
+
+    setup_asked_ahead(&f);
+    f.vice = RESULT_ZERO_KEY;
+    release_answer(&f);
+    g_assert_false(rmig_source_finish(f.source, &err));
+    g_assert_nonnull(strstr(err->message, "RAM block ram, chunk 1 with rkey "
+                            "0x0"));
+    assert_over(&f);
+    teardown(&f);
+}
+
+/* ---- our own failures ---- */
+
+/* Memory of ours that cannot be registered or posted */
+static void test_local_failures(void)
+{
+    g_autoptr(GError) err = NULL;
+    Fixture f;
+
+    setup_exchanged(&f, false);
+    dirty(&f, 0, 0);
+    f.verbs->fail_register = 0;
+    g_assert_cmpint(rmig_source_page(f.source, 0, 0, PAGE, &err), ==,
+                    RMIG_PAGE_FAILED);
+    g_assert_nonnull(strstr(err->message, "RAM block ram, chunks 0 to 0"));
+    g_clear_error(&err);
+    teardown(&f);
+
+    setup(&f, true);
+    f.verbs->fail_register = 1;
+    g_assert_false(rmig_source_exchange(f.source, &err));
+    g_assert_nonnull(strstr(err->message, "pinning all guest memory"));
+    g_clear_error(&err);
+    teardown(&f);
+
+    setup_exchanged(&f, true);
+    dirty(&f, 0, 0);
+    g_assert_cmpint(page(&f, 0, 0), ==, RMIG_PAGE_DATA);
+    f.verbs->fail_post = 0;
+    g_assert_false(rmig_source_finish(f.source, &err));
+    g_assert_nonnull(strstr(err->message, "RAM block ram, offset 0x0"));
+    teardown(&f);
+}
+
+/* A span that cannot be registered here as a whole may do chunk by chunk */
+static void test_span_falls_back(void)
+{
+    g_autoptr(GError) err = NULL;
+    Fixture f;
+
+    setup_exchanged(&f, false);
+    for (unsigned chunk = 0; chunk <= 3; chunk++) {
+        dirty(&f, 0, chunk * MIB / PAGE);
+    }
+    f.verbs->fail_register = 0;
+    g_assert_cmpint(page(&f, 0, 0), ==, RMIG_PAGE_DATA);
+    g_assert_cmpint(page(&f, 0, MIB / PAGE), ==, RMIG_PAGE_DATA);
+    g_assert_cmpint(page(&f, 0, 3 * MIB / PAGE), ==, RMIG_PAGE_DATA);
+    /* the destination has its span, we have what was needed */
+    g_assert_cmpuint(f.seen[RMIG_WIRE_REGISTER_REQUEST], ==, 1);
+    g_assert_cmpuint(f.registered[0][3], ==, 1);
+    g_assert_cmpuint(f.verbs->mrs->len, ==, 1 + 3);
+    g_assert_cmpuint(((RMigMr *)f.verbs->mrs->pdata[1])->bytes, ==, MIB);
+    g_assert_cmpuint(((RMigMr *)f.verbs->mrs->pdata[3])->bytes, ==, PAGE);
+    f.verbs->fail_register = 0;
+    g_assert_cmpint(rmig_source_page(f.source, 0, 2 * MIB, PAGE, &err), ==,
+                    RMIG_PAGE_FAILED);
+    g_assert_nonnull(strstr(err->message, "RAM block ram, chunks 2 to 2"));
+    assert_over(&f);
+    teardown(&f);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/source/hostile/exchange", test_exchange_fails);
+    g_test_add_func("/source/hostile/page", test_page_fails);
+    g_test_add_func("/source/hostile/run", test_run_is_not_posted);
+    g_test_add_func("/source/late", test_late_answer);
+    g_test_add_func("/source/late/at-end", test_late_answer_at_end);
+    g_test_add_func("/source/late/never", test_answer_never_comes);
+    g_test_add_func("/source/late/wrong", test_late_answer_is_wrong);
+    g_test_add_func("/source/local/failures", test_local_failures);
+    g_test_add_func("/source/local/span", test_span_falls_back);
+    return g_test_run();
+}
