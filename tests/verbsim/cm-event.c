@@ -272,33 +272,6 @@ static void refuse(CmEvent *event, uint32_t reason)
     deliver(event, 0);
 }
 
-/* What resolves or connects fails with @error; others cannot fail. */
-static void fail(CmEvent *event, int error)
-{
-    CmId *id = event->owner;
-
-    switch (event->ev.event) {
-    case RDMA_CM_EVENT_ADDR_RESOLVED:
-        cm_set_state(id, CM_BOUND);
-        event->ev.event = RDMA_CM_EVENT_ADDR_ERROR;
-        break;
-    case RDMA_CM_EVENT_ROUTE_RESOLVED:
-        cm_set_state(id, CM_ADDR_RESOLVED);
-        event->ev.event = RDMA_CM_EVENT_ROUTE_ERROR;
-        break;
-    case RDMA_CM_EVENT_CONNECT_RESPONSE:
-        cm_send_reject(id, CM_REJ_CONSUMER, NULL, 0);
-        cm_set_state(id, CM_OVER);
-        event->ev.event = RDMA_CM_EVENT_CONNECT_ERROR;
-        break;
-    default:
-        deliver(event, 0);
-        return;
-    }
-    event->ev.status = -error;
-    deliver(event, 0);
-}
-
 void cm_event_post(CmEvent *event)
 {
     CmId *id = subject(event);
@@ -324,9 +297,6 @@ void cm_event_post(CmEvent *event)
     }
     case VS_ACT_REJECT:
         refuse(event, (uint32_t)verdict.reason);
-        break;
-    case VS_ACT_FAIL:
-        fail(event, verdict.error);
         break;
     case VS_ACT_DISCONNECT:
         deliver(event, 0);

@@ -164,6 +164,21 @@ static void test_reject(void)
     rig_free(&rig);
 }
 
+/* The peer's answer comes to nothing, for both. */
+static void test_reject_answer(void)
+{
+    struct rdma_conn_param param = { .qp_num = SERVER_QPN };
+    Rig rig = rig_new();
+
+    rig_listen(&rig, 1);
+    rig_request(&rig);
+    tell("*: on cm CONNECT_RESPONSE: reject");
+    g_assert_ok(rdma_accept(rig.passive, &param));
+    expect_only(rig.client, RDMA_CM_EVENT_REJECTED, 28);
+    expect_only(rig.server, RDMA_CM_EVENT_REJECTED, 28);
+    rig_free(&rig);
+}
+
 static void test_disconnect(void)
 {
     struct rdma_conn_param param = { .qp_num = SERVER_QPN };
@@ -289,6 +304,7 @@ int main(int argc, char **argv)
     g_test_add_func("/cm-faults/duplicate", test_duplicate);
     g_test_add_func("/cm-faults/duplicate-request", test_duplicate_request);
     g_test_add_func("/cm-faults/reject", test_reject);
+    g_test_add_func("/cm-faults/reject-answer", test_reject_answer);
     g_test_add_func("/cm-faults/disconnect", test_disconnect);
     g_test_add_func("/cm-faults/link-down", test_link_down);
     g_test_add_func("/cm-faults/link-flaps", test_link_flaps);
