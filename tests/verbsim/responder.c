@@ -193,12 +193,17 @@ static void fill_cqe(const Job *job, Effect *effect, enum ibv_wc_status status)
     };
 }
 
-/* Refuses the request. @local: what the receive, if one was taken, ends with. */
+/*
+ * Refuses the request. @local: what the receive, if one was taken, ends with.
+ * Memory that the requester has not (any more) is its own affair: real hardware
+ * would not have sent it, so this side's queue pair lives on.
+ */
 static void refuse(Job *job, VsNak nak, enum ibv_wc_status local)
 {
     VsQp *qp = job->qp;
     Effect effect = { .due_ns = job->due_ns, .psn = job->pkt->psn,
-                      .nak = (int)nak, .fatal = true };
+                      .nak = (int)nak,
+                      .fatal = nak != VS_NAK_LOCAL_MEMORY };
 
     VS_TRACE("refuse", "qp=%u psn=%u code=%d addr=0x%" PRIx64
              " length=%u rkey=0x%x", vs_qp_ibv(qp)->qp_num, job->pkt->psn,
