@@ -51,6 +51,36 @@ void qio_channel_rdma_error(Error **errp, GError *err)
     g_error_free(err);
 }
 
+void qio_channel_rdma_note(QIOChannelRDMA *rioc, Error *error)
+{
+    MigrationState *s = migrate_get_current();
+    MigrationStatus state = rioc->source ? s->state :
+        migration_incoming_get_current()->state;
+
+    if (state == MIGRATION_STATUS_SETUP ||
+        state == MIGRATION_STATUS_ACTIVE ||
+        state == MIGRATION_STATUS_PRE_SWITCHOVER ||
+        state == MIGRATION_STATUS_DEVICE) {
+        migrate_set_error(s, error);
+    }
+}
+
+/* Consumes @err; NULL: the peer left without a word */
+static void stream_failed(QIOChannelRDMA *rioc, Error **errp, GError *err)
+{
+    Error *error = NULL;
+
+    if (err) {
+        qio_channel_rdma_error(&error, err);
+    } else {
+        error_setg(&error, "RDMA: the %s closed the connection before the "
+                   "migration was complete",
+                   rioc->source ? "destination" : "source");
+    }
+    qio_channel_rdma_note(rioc, error);
+    error_propagate(errp, error);
+}
+
 QIOChannelRDMA *qio_channel_rdma_new(void)
 {
     return QIO_CHANNEL_RDMA(object_new(TYPE_QIO_CHANNEL_RDMA));
@@ -108,8 +138,9 @@ static ssize_t qio_channel_rdma_readv(QIOChannel *ioc, const struct iovec *iov,
         if (got == RMIG_STREAM_WOULD_BLOCK) {
             return QIO_CHANNEL_ERR_BLOCK;
         }
-        if (got < 0) {
-            qio_channel_rdma_error(errp, err);
+        /* 0 as well: who has read that the stream is over reads no further */
+        if (got <= 0) {
+            stream_failed(rioc, errp, err);
             return -1;
         }
         total += got;
@@ -150,7 +181,7 @@ static ssize_t qio_channel_rdma_writev(QIOChannel *ioc,
     for (size_t i = 0; i < niov; i++) {
         if (!rmig_stream_write(stream, iov[i].iov_base, iov[i].iov_len,
                                &err)) {
-            qio_channel_rdma_error(errp, err);
+            stream_failed(rioc, errp, err);
             return -1;
         }
         total += iov[i].iov_len;
@@ -164,13 +195,19 @@ static int qio_channel_rdma_flush(QIOChannel *ioc, Error **errp)
     QIOChannelRDMA *rioc = QIO_CHANNEL_RDMA(ioc);
     RMigStream *stream = out_stream(rioc);
     GError *err = NULL;
+    bool ok = true;
 
     if (rioc->hold_flush) {
         rioc->hold_flush = false;
         return 0;
     }
-    if (stream && !rmig_stream_flush(stream, &err)) {
-        qio_channel_rdma_error(errp, err);
+    if (stream) {
+        ok = rioc->source && rioc->ram_is_over ?
+             rmig_source_end(rioc->source, &err) :
+             rmig_stream_flush(stream, &err);
+    }
+    if (!ok) {
+        stream_failed(rioc, errp, err);
         return -1;
     }
     return 0;

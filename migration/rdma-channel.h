@@ -26,6 +26,7 @@ struct QIOChannelRDMA {
     bool closed;
     bool accepting; /* dest: a coroutine is in rmig_dest_accept() */
     bool hold_flush; /* source: the next flush sends nothing yet */
+    bool ram_is_over; /* source: only the device state is left to send */
     uint64_t accounted_bytes; /* source: of the core's, in mig_stats */
     VMChangeStateEntry *vm_state; /* dest: revokes before the guest runs */
     CoQueue return_ready; /* dest: writers that wait for the return path */
@@ -44,5 +45,11 @@ void coroutine_fn qio_channel_rdma_accepted(QIOChannelRDMA *rioc);
 QIOChannelRDMA *qio_channel_rdma_from_file(QEMUFile *f);
 /* Turn the core's error into QEMU's; frees @err */
 void qio_channel_rdma_error(Error **errp, GError *err);
+/*
+ * Tell the migration why it fails, if it is under way: it shows the first
+ * error, and QEMU's own callers often know only that there was one.  One that
+ * is being cancelled has no error.
+ */
+void qio_channel_rdma_note(QIOChannelRDMA *rioc, Error *error);
 
 #endif

@@ -445,20 +445,16 @@ void rdma_start_incoming_migration(InetSocketAddress *addr, Error **errp)
 /* ---- RAM hooks ---------------------------------------------------------- */
 
 /*
- * Keep @err where it is reported: in the migration, which shows the first
- * error, and in the file, which stops the migration.  A migration that is
- * being cancelled has no error of its own.
+ * Keep @err where it is reported: in the migration, and in the file, which
+ * stops the migration.
  */
-static int keep_error(QEMUFile *f, bool is_source, GError *err)
+static int keep_error(QEMUFile *f, QIOChannelRDMA *rioc, GError *err)
 {
-    MigrationState *s = migrate_get_current();
     Error *error = NULL;
 
     qio_channel_rdma_error(&error, err);
     trace_rdma_hook_failed(error_get_pretty(error));
-    if (!is_source || s->state != MIGRATION_STATUS_CANCELLING) {
-        migrate_set_error(s, error);
-    }
+    qio_channel_rdma_note(rioc, error);
     qemu_file_set_error_obj(f, -EIO, error);
     return -EIO;
 }
@@ -544,7 +540,7 @@ int rdma_registration_stop(QEMUFile *f, uint64_t flags)
     if ((flags == RAM_CONTROL_SETUP &&
          !exchange_blocks(rioc->source, &err)) ||
         !rmig_source_finish(rioc->source, &err)) {
-        return keep_error(f, true, err);
+        return keep_error(f, rioc, err);
     }
     /*
      * A round ends with a flushed end mark, but its section goes on: the rest
@@ -552,6 +548,7 @@ int rdma_registration_stop(QEMUFile *f, uint64_t flags)
      * the mark.  So both leave then, and save a round trip a round.
      */
     rioc->hold_flush = flags == RAM_CONTROL_ROUND;
+    rioc->ram_is_over = flags == RAM_CONTROL_FINISH;
     account(rioc);
     trace_rdma_hook_stop(flags, rioc->accounted_bytes);
     return 0;
@@ -574,7 +571,7 @@ int rdma_control_save_page(QEMUFile *f, ram_addr_t block_offset,
         stat64_add(&mig_stats.zero_pages, 1);
         break;
     case RMIG_PAGE_FAILED:
-        return keep_error(f, true, err);
+        return keep_error(f, rioc, err);
     }
     account(rioc);
     return RAM_SAVE_CONTROL_DELAYED;
@@ -591,7 +588,7 @@ int rdma_block_notification_handle(QEMUFile *f, const char *name)
     }
     trace_rdma_incoming_block(name);
     return rmig_dest_note_block(rioc->dest, name, &err) ? 0 :
-           keep_error(f, false, err);
+           keep_error(f, rioc, err);
 }
 
 int rdma_registration_handle(QEMUFile *f)
@@ -605,5 +602,5 @@ int rdma_registration_handle(QEMUFile *f)
         return -EINVAL;
     }
     trace_rdma_incoming_commands(rioc);
-    return rmig_dest_handle(rioc->dest, &err) ? 0 : keep_error(f, false, err);
+    return rmig_dest_handle(rioc->dest, &err) ? 0 : keep_error(f, rioc, err);
 }

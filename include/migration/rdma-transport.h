@@ -173,6 +173,16 @@ RMigPage rmig_source_page(RMigSource *source, uint64_t block_offset,
 bool rmig_source_finish(RMigSource *source, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 
+/*
+ * rmig_source_end: the stream is complete: flush it and see it arrive
+ *
+ * From here on the return path, if there is one, must bring something within
+ * RMIG_CONTROL_TIMEOUT_MS, or reading it fails: all that the destination still
+ * has to do is to load the last message.
+ */
+bool rmig_source_end(RMigSource *source, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+
 void rmig_source_counters(const RMigSource *source, RMigCounters *counters);
 /* Any thread: all waits end, now and later */
 void rmig_source_shutdown(RMigSource *source);

@@ -46,6 +46,7 @@ bool rmig_conn_init(RMigConn *conn, RMigLink *link, bool commands,
 void rmig_conn_disconnect(RMigConn *conn, bool failed)
 {
     g_autoptr(GError) err = NULL;
+    bool ok = true;
 
     if (!conn->open) {
         return;
@@ -57,11 +58,13 @@ void rmig_conn_disconnect(RMigConn *conn, bool failed)
          * does not, posting fails at once.
          */
         rmig_control_send_error(conn->control);
-        rmig_link_settle(conn->link, FAILED_SETTLE_MS);
-    } else if (!rmig_stream_flush(&conn->stream, &err)) {
-        RMIG_LOG("the end of the stream was not sent: %s", err->message);
+        ok = rmig_link_settle(conn->link, FAILED_SETTLE_MS, &err);
     } else {
-        rmig_link_settle(conn->link, SETTLE_MS);
+        ok = rmig_stream_flush(&conn->stream, &err) &&
+             rmig_link_settle(conn->link, SETTLE_MS, &err);
+    }
+    if (!ok) {
+        RMIG_LOG("the last words may not have arrived: %s", err->message);
     }
     rmig_link_disconnect(conn->link);
 }

@@ -79,6 +79,7 @@ struct RMigControl {
     RMigSlot small[N_SMALL];
     RMigSlot *held; /* the receive that @in_hand lies in */
     RMigWireMessage in_hand;
+    _Atomic int64_t receive_by_us; /* 0: no deadline */
     uint64_t sent_messages;
     uint64_t sent_bytes;
 };
@@ -377,6 +378,11 @@ static bool say_ready(RMigControl *c, GError **err)
     return post_message(c, slot, RMIG_WIRE_READY, 0, 1, err);
 }
 
+void rmig_control_expect(RMigControl *c)
+{
+    c->receive_by_us = deadline_after(RMIG_CONTROL_TIMEOUT_MS);
+}
+
 int rmig_control_receive(RMigControl *c, bool wait, RMigWireMessage *msg,
                          GError **err)
 {
@@ -391,7 +397,8 @@ int rmig_control_receive(RMigControl *c, bool wait, RMigWireMessage *msg,
     }
     while (!c->held) {
         if (wait) {
-            if (!rmig_link_step(c->link, 0, "a command", err)) {
+            if (!rmig_link_step(c->link, c->receive_by_us,
+                                "the peer's report", err)) {
                 return -1;
             }
         } else {

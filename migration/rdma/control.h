@@ -81,14 +81,20 @@ bool rmig_control_wait_answer(RMigControl *control, int64_t timeout_ms,
 
 /*
  * rmig_control_receive: the next command; says READY if that is not yet said
- * @wait: whether to wait for it, without a deadline: a source may be slow on
- *     purpose, and one that is dead is found by the heartbeat
+ * @wait: whether to wait for it, without a deadline unless one was set with
+ *     rmig_control_expect(): a source may be slow on purpose, and one that is
+ *     dead is found by the heartbeat
  * @msg: valid until rmig_control_release()
  *
  * Returns 1 with a message, 0 without (only if not @wait), -1 on failure.
  */
 int rmig_control_receive(RMigControl *control, bool wait, RMigWireMessage *msg,
                          GError **err) G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_control_expect: any thread: from now on a command must come within
+ * RMIG_CONTROL_TIMEOUT_MS, or waiting for it fails
+ */
+void rmig_control_expect(RMigControl *control);
 /* Answer the command in hand, which must be one that has an answer */
 bool rmig_control_answer(RMigControl *control, uint32_t len, uint32_t repeat,
                          GError **err) G_GNUC_WARN_UNUSED_RESULT;

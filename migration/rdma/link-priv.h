@@ -43,12 +43,20 @@ struct RMigLink {
     /* Heartbeat */
     RMigWork probe;
     bool probing;
+    bool probe_late; /* seen once; the next tick is the end */
+    int64_t probe_posted_us;
     int64_t last_activity_us;
 };
 
 RMigLink *rmig_link_alloc(const char *name, const RMigWaiter *waiter,
                           RMigShutdown *shutdown, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * What ends a connection makes requests and calls fail that say nothing of
+ * it.  If the connection manager tells why, now or in a moment, that replaces
+ * *@err.
+ */
+void rmig_link_find_cause(RMigLink *link, GError **err);
 bool rmig_link_watch_verbs(RMigLink *link, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 

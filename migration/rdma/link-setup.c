@@ -215,6 +215,7 @@ bool rmig_link_connect(RMigLink *link, uint32_t flags, uint32_t *answer,
     uint8_t priv[RMIG_WIRE_PRIVATE_BYTES];
     struct rdma_conn_param param;
     RMigWirePrivate peer;
+    GError *local = NULL;
 
     fill_conn_param(link, &param, priv, flags);
     if (rdma_connect(link->id, &param) != 0) {
@@ -222,9 +223,15 @@ bool rmig_link_connect(RMigLink *link, uint32_t flags, uint32_t *answer,
         return false;
     }
     if (!wait_for_state(link, RMIG_LINK_ANSWERED, RMIG_LINK_CONNECT_MS,
-                        "the peer to accept the connection", err) ||
-        !complete_connection(link, err) ||
-        !rmig_wire_private_unpack(link->peer_private,
+                        "the peer to accept the connection", err)) {
+        return false;
+    }
+    if (!complete_connection(link, &local)) {
+        rmig_link_find_cause(link, &local);
+        g_propagate_error(err, local);
+        return false;
+    }
+    if (!rmig_wire_private_unpack(link->peer_private,
                                   link->peer_private_bytes, &peer, err)) {
         return false;
     }

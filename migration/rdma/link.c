@@ -20,6 +20,8 @@
 
 #define TICK_US G_USEC_PER_SEC
 #define IDLE_US G_USEC_PER_SEC
+/* How far the connection manager's news may be behind the queue pair's */
+#define CAUSE_MS 100
 
 struct RMigShutdown {
     int fd; /* an eventfd that is never drained: it wakes every link */
@@ -372,12 +374,48 @@ static int take_cm_events(RMigLink *link)
     return n;
 }
 
+void rmig_link_find_cause(RMigLink *link, GError **err)
+{
+    struct pollfd pfd = { .fd = link->channel->fd, .events = POLLIN };
+
+    if (!link->error) {
+        poll(&pfd, 1, CAUSE_MS);
+        take_cm_events(link);
+    }
+    if (link->error) {
+        g_clear_error(err);
+        *err = g_error_copy(link->error);
+    }
+}
+
 static void probe_done(RMigWork *work, uint32_t bytes)
 {
     RMigLink *link = work->owner;
 
     (void)bytes;
     link->probing = false;
+    link->probe_late = false;
+}
+
+/*
+ * A process that was stopped finds a late heartbeat, too, and next to it the
+ * completion that has long been there: so it is late only if it still is at
+ * the next tick, with a look at the completion queue in between.
+ */
+static void check_probe(RMigLink *link, int64_t now)
+{
+    if (now - link->probe_posted_us < RMIG_LINK_HEARTBEAT_MS * INT64_C(1000)) {
+        return;
+    }
+    if (link->probe_late) {
+        rmig_link_fail(link, g_error_new(RMIG_LINK_ERROR,
+                                         RMIG_LINK_ERROR_TIMEOUT,
+                                         "timed out: the RDMA device of this "
+                                         "host has neither delivered a "
+                                         "heartbeat nor given it up for %d s",
+                                         RMIG_LINK_HEARTBEAT_MS / 1000));
+    }
+    link->probe_late = true;
 }
 
 static void take_tick(RMigLink *link)
@@ -389,6 +427,9 @@ static void take_tick(RMigLink *link)
     if (read(link->timer_fd, &ticks, sizeof(ticks)) < 0) {
         return;
     }
+    if (link->probing) {
+        check_probe(link, now);
+    }
     if (link->state != RMIG_LINK_UP || link->probing ||
         now - link->last_activity_us < IDLE_US ||
         rmig_verbs_write_room(link->verbs) == 0) {
@@ -398,6 +439,7 @@ static void take_tick(RMigLink *link)
     link->probe.done = probe_done;
     link->probe.owner = link;
     link->probing = true;
+    link->probe_posted_us = now;
     if (!rmig_verbs_post_probe(link->verbs, &link->probe, &err)) {
         rmig_link_fail(link, err);
     }
@@ -437,12 +479,8 @@ static int nothing_completed(RMigLink *link, GError *broken, GError **err)
     bool had_failed = link->error != NULL;
 
     if (broken) {
-        /*
-         * A peer that leaves also flushes what is posted: the CM's word on
-         * it, if it has one, is the better reason.
-         */
         if (!tells_why(broken)) {
-            take_fds(link);
+            rmig_link_find_cause(link, &broken);
         }
         rmig_link_fail(link, broken);
     }
@@ -513,14 +551,14 @@ bool rmig_link_step(RMigLink *link, int64_t deadline_us, const char *what,
     return true;
 }
 
-void rmig_link_settle(RMigLink *link, int64_t timeout_ms)
+bool rmig_link_settle(RMigLink *link, int64_t timeout_ms, GError **err)
 {
     int64_t deadline = g_get_monotonic_time() + timeout_ms * 1000;
-    g_autoptr(GError) err = NULL;
+    GError *local = NULL;
     int64_t left_us;
 
     if (!link->qp_made) {
-        return;
+        return true;
     }
     while (rmig_verbs_sends_in_flight(link->verbs) > 0) {
         struct pollfd pfd = {
@@ -528,20 +566,24 @@ void rmig_link_settle(RMigLink *link, int64_t timeout_ms)
         };
 
         rmig_verbs_take_events(link->verbs);
-        if (!rmig_verbs_arm(link->verbs, &err) ||
-            rmig_verbs_poll(link->verbs, &err) < 0) {
-            RMIG_LOG("%s: not settled: %s", link->name, err->message);
-            return;
+        if (!rmig_verbs_arm(link->verbs, &local) ||
+            rmig_verbs_poll(link->verbs, &local) < 0) {
+            if (!tells_why(local)) {
+                rmig_link_find_cause(link, &local);
+            }
+            g_propagate_error(err, local);
+            return false;
         }
         left_us = deadline - g_get_monotonic_time();
         if (left_us <= 0) {
             RMIG_LOG("%s: not settled in time", link->name);
-            return;
+            return true;
         }
         if (rmig_verbs_sends_in_flight(link->verbs) > 0) {
             poll(&pfd, 1, left_us / 1000 + 1);
         }
     }
+    return true;
 }
 
 void rmig_link_revoke(RMigLink *link)

@@ -15,7 +15,8 @@
  * function that the caller supplied.  Deadlines are seen at a tick, so they
  * are kept to the second.  The same tick posts the heartbeat: a zero-length
  * RDMA Write after a second without any completion, which any peer's NIC
- * acknowledges without its software.
+ * acknowledges without its software.  One that is neither acknowledged nor
+ * given up in time ends the link, too: then this side's device hangs.
  */
 #ifndef RMIG_LINK_H
 #define RMIG_LINK_H
@@ -29,6 +30,8 @@
 /* How long one step of connecting may take */
 #define RMIG_LINK_RESOLVE_MS 5000
 #define RMIG_LINK_CONNECT_MS 10000
+/* How long the device may take to deliver a heartbeat or to give it up */
+#define RMIG_LINK_HEARTBEAT_MS 22000
 
 typedef struct RMigLink RMigLink;
 typedef struct RMigListener RMigListener;
@@ -139,10 +142,11 @@ bool rmig_link_check(const RMigLink *link, GError **err)
  * rmig_link_settle: wait until everything posted has been acknowledged, at
  * most @timeout_ms
  *
+ * False with @err if a request has failed; what is merely late is no failure.
  * For the end of a connection, whatever ended it: it does not look at the kept
  * error nor at a shutdown, and is the one wait that is not rmig_link_step().
  */
-void rmig_link_settle(RMigLink *link, int64_t timeout_ms);
+bool rmig_link_settle(RMigLink *link, int64_t timeout_ms, GError **err);
 /* The queue pair leaves RTS: the peer cannot write here any more */
 void rmig_link_revoke(RMigLink *link);
 /*

@@ -42,6 +42,13 @@
 /* Pinning is slow on some systems: seconds more to wait for each GiB */
 #define PIN_MS_PER_GIB 10000
 
+/*
+ * A last message that is refused or flushed is found out in this time.  What
+ * takes longer may just have lost its acknowledgement to a destination that
+ * was quick to leave.
+ */
+#define LAST_MESSAGE_MS 1000
+
 /* The last REGISTER that was sent */
 typedef struct RMigAsked {
     const RMigBlock *block; /* NULL: there was none */
@@ -373,18 +380,37 @@ static RMigMr *chunk_keys(RMigSource *s, const RMigBlock *block,
     return mr ? mr : rmig_mr_table_register(&s->local, block, chunk, 1, err);
 }
 
-static bool wait_for_room(RMigSource *s, GError **err)
+/*
+ * Writes may take long on a slow network; but as long as @enough does not hold,
+ * one must complete now and then.
+ */
+static bool wait_for_writes(RMigSource *s,
+                            bool (*enough)(const RMigWriter *writer),
+                            const char *what, GError **err)
 {
-    while (!rmig_writer_has_room(&s->writer)) {
-        int64_t deadline = g_get_monotonic_time() +
-                           RMIG_CONTROL_TIMEOUT_MS * INT64_C(1000);
+    const RMigVerbs *verbs = rmig_link_verbs(s->main.link);
+    unsigned in_flight = 0;
+    int64_t deadline = 0;
 
-        if (!rmig_link_step(s->main.link, deadline,
-                            "room in the send queue", err)) {
+    while (!enough(&s->writer)) {
+        unsigned now = rmig_verbs_sends_in_flight(verbs);
+
+        if (!deadline || now != in_flight) {
+            in_flight = now;
+            deadline = g_get_monotonic_time() +
+                       RMIG_CONTROL_TIMEOUT_MS * INT64_C(1000);
+        }
+        if (!rmig_link_step(s->main.link, deadline, what, err)) {
             return false;
         }
     }
     return true;
+}
+
+static bool wait_for_room(RMigSource *s, GError **err)
+{
+    return wait_for_writes(s, rmig_writer_has_room, "room in the send queue",
+                           err);
 }
 
 static bool send_zero_run(RMigSource *s, GError **err)
@@ -544,16 +570,9 @@ static bool finish(RMigSource *s, GError **err)
             return false;
         }
     }
-    while (!rmig_writer_is_idle(&s->writer)) {
-        int64_t deadline = g_get_monotonic_time() +
-                           RMIG_CONTROL_TIMEOUT_MS * INT64_C(1000);
-
-        if (!rmig_link_step(s->main.link, deadline,
-                            "RDMA Writes to complete", err)) {
-            return false;
-        }
-    }
-    return command(s, RMIG_WIRE_REGISTER_FINISHED, 0, 1, err);
+    return wait_for_writes(s, rmig_writer_is_idle, "RDMA Writes to complete",
+                           err) &&
+           command(s, RMIG_WIRE_REGISTER_FINISHED, 0, 1, err);
 }
 
 bool rmig_source_finish(RMigSource *s, GError **err)
@@ -563,6 +582,21 @@ bool rmig_source_finish(RMigSource *s, GError **err)
     if (!rmig_link_check(s->main.link, &local) || !finish(s, &local)) {
         give_up(s, local, err);
         return false;
+    }
+    return true;
+}
+
+bool rmig_source_end(RMigSource *s, GError **err)
+{
+    GError *local = NULL;
+
+    if (!rmig_stream_flush(&s->main.stream, &local) ||
+        !rmig_link_settle(s->main.link, LAST_MESSAGE_MS, &local)) {
+        give_up(s, local, err);
+        return false;
+    }
+    if (s->back.control) {
+        rmig_control_expect(s->back.control);
     }
     return true;
 }

@@ -112,6 +112,9 @@ static bool happen(RMigLink *link)
     gsize len;
     const void *data;
 
+    if (link->frozen) {
+        return false;
+    }
     if (g_queue_is_empty(&link->script)) {
         ask_peer(link);
     }
@@ -164,12 +167,20 @@ bool rmig_link_step(RMigLink *link, int64_t deadline_us, const char *what,
 
     if (ret == 0) {
         g_assert_cmpint(deadline_us, >, 0); /* it would sleep for ever */
+        if (!link->idle_deadline_us) {
+            link->idle_deadline_us = deadline_us;
+            g_usleep(1000); /* so that one that moves is seen to */
+            return true;
+        }
+        /* Waking up for nothing must not put the end off */
+        g_assert_cmpint(deadline_us, ==, link->idle_deadline_us);
         rmig_link_fail(link, g_error_new(RMIG_LINK_ERROR,
                                          RMIG_LINK_ERROR_TIMEOUT,
                                          "timed out while waiting for %s",
                                          what));
         return rmig_link_poll(link, err) > 0;
     }
+    link->idle_deadline_us = 0;
     return ret > 0;
 }
 
@@ -195,11 +206,17 @@ bool rmig_link_check(const RMigLink *link, GError **err)
     return !link->error;
 }
 
-void rmig_link_settle(RMigLink *link, int64_t timeout_ms)
+bool rmig_link_settle(RMigLink *link, int64_t timeout_ms, GError **err)
 {
     g_assert_cmpint(timeout_ms, >, 0);
     g_assert_false(link->disconnected);
+    if (link->break_settling) {
+        g_set_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_COMPLETION,
+                    "SEND failed");
+        return false;
+    }
     fake_verbs_complete(link->verbs, fake_verbs_ripe(link->verbs, 0));
+    return true;
 }
 
 void rmig_link_disconnect(RMigLink *link)

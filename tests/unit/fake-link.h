@@ -5,7 +5,8 @@
  *
  * Each step of a wait lets the next thing of the script happen.  When nothing
  * is left, requests on the send queue complete; when none is left either, the
- * wait times out at once, and one without a deadline fails the test.
+ * wait wakes up once for nothing and then times out, and one without a deadline
+ * fails the test.
  */
 #ifndef FAKE_LINK_H
 #define FAKE_LINK_H
@@ -28,6 +29,9 @@ struct RMigLink {
     uint32_t asked;
     uint32_t granted;
     bool cannot_connect;
+    bool frozen;         /* nothing arrives or completes any more */
+    bool break_settling; /* the last message fails */
+    int64_t idle_deadline_us; /* of the wait that has woken up for nothing */
     bool up;
     unsigned host; /* a number for the host that the peer is on */
     RMigShutdown *shutdown;

@@ -87,6 +87,29 @@ static void test_connect_answered(void)
     }
 }
 
+static void answered_and_left(void)
+{
+    answered();
+    disconnected();
+}
+
+/* The call that fails says nothing of the peer, which has left meanwhile */
+static void test_connect_abandoned(void)
+{
+    g_autoptr(GError) err = NULL;
+    uint32_t answer;
+    Fixture f;
+
+    setup(&f);
+    set_script(addr_resolved, route_resolved, answered_and_left);
+    f.link = resolve_link(&f);
+    fake_rdma.fail_call = "rdma_init_qp_attr";
+    fake_rdma.fail_errno = EINVAL;
+    g_assert_false(rmig_link_connect(f.link, 0, &answer, &err));
+    assert_says(&err, RMIG_LINK_ERROR_CLOSED, "the peer closed");
+    teardown(&f);
+}
+
 static void resolve_fails(Step *a, Step *b, const char *call, int errnum,
                           int code, const char *needle)
 {
@@ -546,6 +569,42 @@ static void test_heartbeat(void)
     teardown(&f);
 }
 
+static void long_silence(void)
+{
+    fake_rdma.now_us += RMIG_LINK_HEARTBEAT_MS * INT64_C(1000);
+    fake_rdma_tick();
+}
+
+static void stopped_for_long(void)
+{
+    heart_beats();
+    long_silence();
+}
+
+/* A device that hangs says nothing, not even that the peer is gone */
+static void test_heartbeat_never_ends(void)
+{
+    g_autoptr(GError) err = NULL;
+    Fixture f;
+
+    /* A process that was stopped for a while has only missed the answer */
+    setup_connected(&f);
+    set_script(fake_rdma_tick, stopped_for_long, fake_rdma_tick);
+    for (unsigned i = 0; i < 3; i++) {
+        g_assert_true(rmig_link_step(f.link, 0, "a test", NULL));
+    }
+    g_assert_true(rmig_link_is_up(f.link));
+
+    set_script(heart_beats, fake_rdma_tick, long_silence);
+    for (unsigned i = 0; i < 3; i++) {
+        g_assert_true(rmig_link_step(f.link, 0, "a test", NULL));
+    }
+    set_script(fake_rdma_tick, NULL, NULL);
+    step_until_failure(&f, 0, &err);
+    assert_says(&err, RMIG_LINK_ERROR_TIMEOUT, "device of this host");
+    teardown(&f);
+}
+
 /* Where there is traffic there is no need to ask */
 static void busy_second(void)
 {
@@ -598,6 +657,7 @@ static void test_settle(void)
 {
     RMigMr *mr;
     uint8_t buf[16] = { 0 };
+    g_autoptr(GError) err = NULL;
     Fixture f;
 
     setup_connected(&f);
@@ -608,17 +668,26 @@ static void test_settle(void)
     g_assert_true(rmig_verbs_post_send(rmig_link_verbs(f.link), &f.work, mr,
                                        buf, sizeof(buf), NULL));
     fake_rdma.after_poll = message_arrives; /* its completion, here */
-    rmig_link_settle(f.link, 1000);
+    g_assert_true(rmig_link_settle(f.link, 1000, NULL));
     g_assert_cmpuint(f.done, ==, 1);
-    rmig_link_settle(f.link, 1000); /* nothing is in flight: no wait */
+    /* nothing is in flight: no wait */
+    g_assert_true(rmig_link_settle(f.link, 1000, NULL));
 
     /* nor is there one for a queue pair that is broken */
     g_assert_true(rmig_verbs_post_send(rmig_link_verbs(f.link), &f.work, mr,
                                        buf, sizeof(buf), NULL));
     write_breaks();
-    rmig_link_settle(f.link, 1000);
+    g_assert_false(rmig_link_settle(f.link, 1000, &err));
+    g_assert_nonnull(strstr(err->message, "SEND failed"));
+    g_clear_error(&err);
+
+    /* what flushed it is the better reason */
+    fake_rdma_complete((uintptr_t)&f.work, IBV_WC_WR_FLUSH_ERR, 0);
+    fake_rdma_event(RDMA_CM_EVENT_DEVICE_REMOVAL, 0, NULL, 0);
+    g_assert_false(rmig_link_settle(f.link, 1000, &err));
+    assert_says(&err, RMIG_LINK_ERROR_FAILED, "device was removed");
     rmig_link_disconnect(f.link);
-    rmig_link_settle(f.link, 1000);
+    g_assert_true(rmig_link_settle(f.link, 1000, NULL));
     rmig_mr_unregister(mr);
     teardown(&f);
 }
@@ -628,6 +697,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/link/connect", test_connect);
     g_test_add_func("/link/connect/answered", test_connect_answered);
+    g_test_add_func("/link/connect/abandoned", test_connect_abandoned);
     g_test_add_func("/link/connect/fails", test_connect_fails);
     g_test_add_func("/link/resolve/fails", test_resolve_fails);
     g_test_add_func("/link/step", test_step);
@@ -643,6 +713,7 @@ int main(int argc, char **argv)
     g_test_add_func("/link/step/late-events", test_late_events);
     g_test_add_func("/link/step/early-event", test_early_event);
     g_test_add_func("/link/heartbeat", test_heartbeat);
+    g_test_add_func("/link/heartbeat/never-ends", test_heartbeat_never_ends);
     g_test_add_func("/link/heartbeat/traffic", test_no_heartbeat_in_traffic);
     g_test_add_func("/link/disconnect", test_disconnect);
     g_test_add_func("/link/settle", test_settle);

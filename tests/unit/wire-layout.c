@@ -26,6 +26,7 @@ static void show_constants(void)
     printf("const RMIG_CONTROL_TIMEOUT_MS %u\n", RMIG_CONTROL_TIMEOUT_MS);
     printf("const RMIG_LINK_RESOLVE_MS %u\n", RMIG_LINK_RESOLVE_MS);
     printf("const RMIG_LINK_CONNECT_MS %u\n", RMIG_LINK_CONNECT_MS);
+    printf("const RMIG_LINK_HEARTBEAT_MS %u\n", RMIG_LINK_HEARTBEAT_MS);
     printf("flag PIN_ALL %d\n", g_bit_nth_lsf(RMIG_WIRE_FLAG_PIN_ALL, -1));
     printf("flags-known %u\n", RMIG_WIRE_FLAGS_KNOWN);
 }
