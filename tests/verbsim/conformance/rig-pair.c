@@ -312,9 +312,8 @@ void rig_quiet(struct ibv_cq *cq)
     struct ibv_wc wc;
 
     if (poll_for(cq, &wc, RIG_QUIET_MS)) {
-        g_error("an unexpected completion: wr_id %#lx, %s",
-                (unsigned long)wc.wr_id,
-                ibv_wc_status_str(wc.status));
+        g_error("an unexpected completion: wr_id 0x%lx, %s",
+                (unsigned long)wc.wr_id, ibv_wc_status_str(wc.status));
     }
 }
 

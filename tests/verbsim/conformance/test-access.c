@@ -226,6 +226,7 @@ static void await_write(const uint8_t *data)
 {
     int64_t start = g_get_monotonic_time();
 
+    /* Somebody else writes there: volatile, to look each time. */
     while (*(const volatile uint8_t *)data == 0) {
         g_assert_cmpfloat(rig_seconds_since(start) * 1000, <, RIG_WAIT_MS);
     }

@@ -142,8 +142,7 @@ static void test_wrong_order(void)
     struct rdma_conn_param param = rig_cm_param(NULL, 0);
     RigCm *cm = rig_cm();
 
-    g_assert_cmpint(rdma_resolve_route(cm->id, 1000), ==, -1);
-    g_assert_cmpint(errno, ==, EINVAL);
+    /* Without an address even the library of rdma-core 44 would crash. */
     rig_cm_resolve(cm, AF_INET, 1234);
     rig_cm_create_qp(cm);
     g_assert_cmpint(rdma_accept(cm->id, &param), ==, -1);

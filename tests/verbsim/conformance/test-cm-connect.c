@@ -328,7 +328,7 @@ static void test_peer_stopped(void)
     rig_cm_free(active);
 }
 
-/* ----------------------------------------------------------- several of them */
+/* ---------------------------------------------------------- several of them */
 
 static void test_several(void)
 {

@@ -202,7 +202,7 @@ static void test_iova(void)
     munmap(mem, 4 * PAGE);
 }
 
-/* ------------------------------------------------------------ RLIMIT_MEMLOCK */
+/* ----------------------------------------------------------- RLIMIT_MEMLOCK */
 
 static void drop_ipc_lock(void)
 {

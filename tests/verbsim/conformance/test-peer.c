@@ -153,7 +153,7 @@ static void test_killed(void)
 
     options.timeout = 16;           /* 268 ms */
     options.retry_cnt = 3;
-    unit = 4.096e-6 * (1 << options.timeout);
+    unit = 4.096 / 1000000 * (1 << options.timeout);
     end = rig_end(&options);
     meet(child, end);
     g_assert_cmpint(rig_recv(end, 3, 0, 64), ==, 0);

@@ -207,7 +207,7 @@ static void test_both_ways(void)
     rig_pair_free(pair);
 }
 
-/* --------------------------------------------------------- receive not ready */
+/* -------------------------------------------------------- receive not ready */
 
 static void test_rnr_none(void)
 {
@@ -280,7 +280,7 @@ static void test_rnr_again(void)
     rig_pair_free(pair);
 }
 
-/* ------------------------------------------------------------ memory and keys */
+/* ---------------------------------------------------------- memory and keys */
 
 static void test_receive_too_small(void)
 {
@@ -422,7 +422,7 @@ static void test_receive_read_only(void)
     rig_pair_free(pair);
 }
 
-/* -------------------------------------------------------------------- queues */
+/* ------------------------------------------------------------------- queues */
 
 /* A list of @n SENDs of nothing, and what became of it. */
 static int post_list(RigEnd *end, int n, unsigned flags, int *posted)
