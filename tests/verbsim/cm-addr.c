@@ -74,7 +74,7 @@ static CmBinding *find_shared(const struct sockaddr *addr, bool v6only)
     return NULL;
 }
 
-/* 0 or an errno. */
+/* 0 or -errno. */
 static int bind_port(CmId *id, const struct sockaddr *addr)
 {
     CmBinding *binding = id->reuse && cm_addr_port(addr) ?
@@ -94,7 +94,7 @@ static int bind_port(CmId *id, const struct sockaddr *addr)
     error = vs_fabric_bind((struct sockaddr *)&binding->addr, id->v6only);
     if (error) {
         g_free(binding);
-        return error;
+        return -error;
     }
     if (!bindings) {
         bindings = g_ptr_array_new();
@@ -116,20 +116,20 @@ void cm_unbind(CmId *id)
     }
 }
 
-/* 0 or an errno. */
+/* 0 or -errno. */
 static int bind_id(CmId *id, const struct sockaddr *addr, bool local)
 {
     struct rdma_addr *route = &id->id.route.addr;
     int error;
 
     if (id->state != CM_IDLE) {
-        return EINVAL;
+        return -EINVAL;
     }
     if (!local) {
-        return EADDRNOTAVAIL;
+        return -EADDRNOTAVAIL;
     }
     if (vs_removed && !cm_addr_is_any(addr)) {
-        return ENODEV;
+        return -ENODEV;
     }
     error = bind_port(id, addr);
     if (error) {
@@ -155,9 +155,9 @@ int rdma_bind_addr(struct rdma_cm_id *id, struct sockaddr *addr)
     local = vs_fabric_is_local(addr);
     cm_lock();
     error = cm_id_alive(id, "rdma_bind_addr") ?
-            bind_id(cm_id(id), addr, local) : EINVAL;
+            bind_id(cm_id(id), addr, local) : -EINVAL;
     cm_unlock();
-    return error ? cm_errno(error) : 0;
+    return cm_result(error);
 }
 
 int rdma_listen(struct rdma_cm_id *rid, int backlog)
@@ -168,19 +168,19 @@ int rdma_listen(struct rdma_cm_id *rid, int backlog)
 
     cm_lock();
     if (!cm_id_alive(rid, "rdma_listen")) {
-        error = EINVAL;
+        error = -EINVAL;
     } else if (id->state == CM_IDLE) {
         error = bind_id(id, (const struct sockaddr *)&any, true);
     }
     if (!error && id->state != CM_BOUND) {
-        error = EINVAL;
+        error = -EINVAL;
     }
     if (!error && id->binding->refs > 1) {
-        error = EADDRINUSE;
+        error = -EADDRINUSE;
     }
     if (!error) {
-        error = vs_fabric_listen(&rid->route.addr.src_addr,
-                                 id->binding->v6only);
+        error = -vs_fabric_listen(&rid->route.addr.src_addr,
+                                  id->binding->v6only);
     }
     if (!error) {
         id->binding->listening = true;
@@ -191,7 +191,7 @@ int rdma_listen(struct rdma_cm_id *rid, int backlog)
                  ntohs(cm_addr_port(&rid->route.addr.src_addr)));
     }
     cm_unlock();
-    return error ? cm_errno(error) : 0;
+    return cm_result(error);
 }
 
 uint16_t rdma_get_src_port(struct rdma_cm_id *id)
@@ -291,7 +291,7 @@ static void set_resolved(CmId *id, const struct sockaddr_storage *source)
     cm_set_state(id, CM_ADDR_RESOLVED);
 }
 
-/* 0 or an errno; binds first if the program has not. */
+/* 0 or -errno; binds first if the program has not. */
 static int bind_source(CmId *id, const struct sockaddr *src, sa_family_t family,
                        bool src_local)
 {
@@ -306,7 +306,7 @@ static int bind_source(CmId *id, const struct sockaddr *src, sa_family_t family,
         }
     }
     return id->state == CM_BOUND &&
-           id->id.route.addr.src_addr.sa_family == family ? 0 : EINVAL;
+           id->id.route.addr.src_addr.sa_family == family ? 0 : -EINVAL;
 }
 
 int rdma_resolve_addr(struct rdma_cm_id *rid, struct sockaddr *src,
@@ -325,8 +325,8 @@ int rdma_resolve_addr(struct rdma_cm_id *rid, struct sockaddr *src,
     local = vs_fabric_is_local((struct sockaddr *)&to);
     from = source_for((struct sockaddr *)&to);
     cm_lock();
-    error = !cm_id_alive(rid, "rdma_resolve_addr") ? EINVAL :
-            vs_removed ? ENODEV :
+    error = !cm_id_alive(rid, "rdma_resolve_addr") ? -EINVAL :
+            vs_removed ? -ENODEV :
             bind_source(id, src, to.ss_family, src_local);
     if (!error) {
         rid->route.addr.dst_storage = to;
@@ -340,7 +340,7 @@ int rdma_resolve_addr(struct rdma_cm_id *rid, struct sockaddr *src,
         }
     }
     cm_unlock();
-    return error ? cm_errno(error) : cm_complete(id);
+    return error ? cm_errno(-error) : cm_complete(id);
 }
 
 int rdma_resolve_route(struct rdma_cm_id *rid, int timeout_ms)

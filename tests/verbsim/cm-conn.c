@@ -107,7 +107,7 @@ static CmMsg *new_request(CmId *id, CmKind kind)
 int cm_send_ready(CmId *id)
 {
     if (id->state != CM_REP_RCVD) {
-        return EINVAL;
+        return -EINVAL;
     }
     cm_set_state(id, CM_ESTABLISHED);
     cm_send_kind(id, CM_RTU);
@@ -245,7 +245,7 @@ int rdma_accept(struct rdma_cm_id *rid, struct rdma_conn_param *param)
                             id->initiator_depth);
         if (error) {
             cm_qp_error(rid);
-            return cm_errno(error);
+            return cm_errno(-error);
         }
     }
     cm_lock();
@@ -265,10 +265,10 @@ int rdma_establish(struct rdma_cm_id *rid)
     int error;
 
     cm_lock();
-    error = !cm_id_alive(rid, "rdma_establish") || rid->qp ? EINVAL :
+    error = !cm_id_alive(rid, "rdma_establish") || rid->qp ? -EINVAL :
             cm_send_ready(cm_id(rid));
     cm_unlock();
-    return error ? cm_errno(error) : 0;
+    return cm_result(error);
 }
 
 int rdma_notify(struct rdma_cm_id *rid, enum ibv_event_type event)
@@ -278,16 +278,16 @@ int rdma_notify(struct rdma_cm_id *rid, enum ibv_event_type event)
 
     cm_lock();
     if (!cm_id_alive(rid, "rdma_notify") || event != IBV_EVENT_COMM_EST) {
-        error = EINVAL;
+        error = -EINVAL;
     } else if (id->state == CM_REP_SENT) {
         vs_timer_clear(&id->timer);
         cm_set_state(id, CM_ESTABLISHED);
         cm_event_post_new(id, RDMA_CM_EVENT_ESTABLISHED, 0);
     } else if (id->state != CM_ESTABLISHED) {
-        error = EINVAL;
+        error = -EINVAL;
     }
     cm_unlock();
-    return error ? cm_errno(error) : 0;
+    return cm_result(error);
 }
 
 /* The next request of a synchronous listener. */
@@ -362,11 +362,11 @@ int rdma_disconnect(struct rdma_cm_id *rid)
     cm_lock();
     if (!cm_id_alive(rid, "rdma_disconnect") || id->state < CM_REQ_SENT ||
         id->state == CM_REMOVED) {
-        error = EINVAL;
+        error = -EINVAL;
     }
     cm_unlock();
     if (error) {
-        return cm_errno(error);
+        return cm_errno(-error);
     }
     cm_qp_error(rid);
     cm_lock();

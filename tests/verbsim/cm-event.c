@@ -420,7 +420,7 @@ static void finish_connecting(CmEvent *event)
     event->ev.event = error ? RDMA_CM_EVENT_CONNECT_ERROR :
                               RDMA_CM_EVENT_ESTABLISHED;
     if (error) {
-        event->ev.status = -error;
+        event->ev.status = error;
         id->connect_error = true;
         cm_qp_error(&id->id);
     }

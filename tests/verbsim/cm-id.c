@@ -58,7 +58,7 @@ struct rdma_event_channel *rdma_create_event_channel(void)
     int fd = error ? -1 : cm_event_fd();
 
     if (error) {
-        errno = error;
+        errno = -error;
     }
     if (fd < 0) {
         return NULL;
@@ -189,7 +189,7 @@ int rdma_create_id(struct rdma_event_channel *channel, struct rdma_cm_id **id,
     CmId *made;
 
     if (error) {
-        return cm_errno(error);
+        return cm_errno(-error);
     }
     if (ps != RDMA_PS_TCP) {
         vs_unimplemented(ps == RDMA_PS_UDP || ps == RDMA_PS_IPOIB ?
@@ -309,8 +309,14 @@ int rdma_migrate_id(struct rdma_cm_id *rid, struct rdma_event_channel *to)
     CmId *id = cm_id(rid);
     bool sync = !to;
 
-    if (sync && (id->sync || !(to = rdma_create_event_channel()))) {
-        return id->sync ? cm_errno(EINVAL) : -1;
+    if (sync && id->sync) {
+        return cm_errno(EINVAL);
+    }
+    if (sync) {
+        to = rdma_create_event_channel();
+        if (!to) {
+            return -1;
+        }
     }
     cm_drop_kept_event(rid);
     cm_lock();

@@ -15,7 +15,7 @@ enum { MAX_ACK_TIMEOUT = 31 };
 
 /* ----------------------------------------------------------------- options */
 
-/* 0 or an errno. */
+/* 0 or -errno. */
 static int set_byte(CmId *id, int name, uint8_t value)
 {
     switch (name) {
@@ -24,12 +24,12 @@ static int set_byte(CmId *id, int name, uint8_t value)
         return 0;
     case RDMA_OPTION_ID_ACK_TIMEOUT:
         if (value > MAX_ACK_TIMEOUT) {
-            return EINVAL;
+            return -EINVAL;
         }
         id->ack_timeout = value;
         return 0;
     default:
-        return ENOSYS;
+        return -ENOSYS;
     }
 }
 
@@ -39,7 +39,7 @@ static int set_flag(CmId *id, int name, bool value)
     switch (name) {
     case RDMA_OPTION_ID_REUSEADDR:
         if (id->state != CM_IDLE && (!value || id->state == CM_LISTEN)) {
-            return EINVAL;
+            return -EINVAL;
         }
         id->reuse = value;
         if (id->binding) {
@@ -48,12 +48,12 @@ static int set_flag(CmId *id, int name, bool value)
         return 0;
     case RDMA_OPTION_ID_AFONLY:
         if (id->state != CM_IDLE && id->state != CM_BOUND) {
-            return EINVAL;
+            return -EINVAL;
         }
         id->v6only = value;
         return 0;
     default:
-        return ENOSYS;
+        return -ENOSYS;
     }
 }
 
@@ -74,14 +74,14 @@ int rdma_set_option(struct rdma_cm_id *rid, int level, int name, void *value,
     }
     cm_lock();
     if (!cm_id_alive(rid, "rdma_set_option")) {
-        error = EINVAL;
+        error = -EINVAL;
     } else if (is_byte) {
         error = set_byte(cm_id(rid), name, *(const uint8_t *)value);
     } else {
         error = set_flag(cm_id(rid), name, *(const int *)value != 0);
     }
     cm_unlock();
-    return error ? cm_errno(error) : 0;
+    return cm_result(error);
 }
 
 /* --------------------------------------------------------- rdma_getaddrinfo */

@@ -27,7 +27,7 @@ static bool is_connected(const CmId *id)
 static int init_attr(const CmId *id, struct ibv_qp_attr *attr, int *mask)
 {
     if (id->state > CM_ESTABLISHED) {
-        return EINVAL;
+        return -EINVAL;
     }
     attr->pkey_index = 0;
     attr->port_num = id->id.port_num;
@@ -65,7 +65,7 @@ static void path_attr(const CmId *id, struct ibv_ah_attr *ah)
 static int rtr_attr(const CmId *id, struct ibv_qp_attr *attr, int *mask)
 {
     if (!is_connected(id)) {
-        return EINVAL;
+        return -EINVAL;
     }
     path_attr(id, &attr->ah_attr);
     attr->path_mtu = cm_active_mtu();
@@ -81,7 +81,7 @@ static int rtr_attr(const CmId *id, struct ibv_qp_attr *attr, int *mask)
 static int rts_attr(const CmId *id, struct ibv_qp_attr *attr, int *mask)
 {
     if (!is_connected(id)) {
-        return EINVAL;
+        return -EINVAL;
     }
     attr->sq_psn = id->peer_psn;
     attr->timeout = id->ack_timeout >= 0 ? (uint8_t)id->ack_timeout :
@@ -98,7 +98,7 @@ int rdma_init_qp_attr(struct rdma_cm_id *rid, struct ibv_qp_attr *attr,
                       int *mask)
 {
     const CmId *id = cm_id(rid);
-    int error = EINVAL;
+    int error = -EINVAL;
 
     cm_lock();
     if (cm_id_alive(rid, "rdma_init_qp_attr") && rid->verbs) {
@@ -117,24 +117,24 @@ int rdma_init_qp_attr(struct rdma_cm_id *rid, struct ibv_qp_attr *attr,
         }
     }
     cm_unlock();
-    return error ? cm_errno(error) : 0;
+    return cm_result(error);
 }
 
-/* 0 or an errno.  @depth: RTR's and RTS's number of Reads. */
+/* 0 or -errno.  @depth: RTR's and RTS's number of Reads. */
 static int move(struct rdma_cm_id *id, enum ibv_qp_state state, uint8_t depth)
 {
     struct ibv_qp_attr attr = { .qp_state = state };
     int mask;
 
     if (rdma_init_qp_attr(id, &attr, &mask) < 0) {
-        return errno;
+        return -errno;
     }
     if (state == IBV_QPS_RTR) {
         attr.max_dest_rd_atomic = depth;
     } else if (state == IBV_QPS_RTS) {
         attr.max_rd_atomic = depth;
     }
-    return ibv_modify_qp(id->qp, &attr, mask);
+    return -ibv_modify_qp(id->qp, &attr, mask);
 }
 
 int cm_qp_ready(struct rdma_cm_id *id, uint8_t responder_resources,
@@ -218,10 +218,10 @@ int rdma_create_qp_ex(struct rdma_cm_id *id, struct ibv_qp_init_attr_ex *attr)
 
     cm_lock();
     error = cm_id_alive(id, "rdma_create_qp") && id->verbs && !id->qp &&
-            cm_id(id)->state != CM_REMOVED ? 0 : EINVAL;
+            cm_id(id)->state != CM_REMOVED ? 0 : -EINVAL;
     cm_unlock();
     if (error) {
-        return cm_errno(error);
+        return cm_errno(-error);
     }
     if (!(attr->comp_mask & IBV_QP_INIT_ATTR_PD) || !attr->pd) {
         attr->comp_mask |= IBV_QP_INIT_ATTR_PD;
@@ -230,8 +230,10 @@ int rdma_create_qp_ex(struct rdma_cm_id *id, struct ibv_qp_init_attr_ex *attr)
     if (attr->pd->context != id->verbs) {
         return cm_errno(EINVAL);
     }
-    if (!fill_queues(id, attr) ||
-        !(id->qp = ibv_create_qp_ex(id->verbs, attr))) {
+    if (fill_queues(id, attr)) {
+        id->qp = ibv_create_qp_ex(id->verbs, attr);
+    }
+    if (!id->qp) {
         error = errno;
         destroy_queues(id);
         return cm_errno(error);
@@ -239,7 +241,7 @@ int rdma_create_qp_ex(struct rdma_cm_id *id, struct ibv_qp_init_attr_ex *attr)
     error = move(id, IBV_QPS_INIT, 0);
     if (error) {
         rdma_destroy_qp(id);
-        return cm_errno(error);
+        return cm_errno(-error);
     }
     id->pd = attr->pd;
     cm_lock();

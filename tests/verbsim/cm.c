@@ -39,24 +39,24 @@ static VsContext *context_of(struct ibv_context *context)
     return (VsContext *)((char *)context - offsetof(VsContext, verbs.context));
 }
 
-/* Needs no lock.  0 or an errno. */
+/* Needs no lock.  0 or -errno. */
 static int open_device(void)
 {
     struct ibv_device **list = ibv_get_device_list(NULL);
-    struct ibv_context *context = NULL;
+    struct ibv_context *context;
     struct ibv_port_attr port;
     struct ibv_pd *pd;
 
-    if (!list || !list[0] || !(context = ibv_open_device(list[0]))) {
-        if (list) {
-            ibv_free_device_list(list);
-        }
-        return ENODEV;
+    context = list && list[0] ? ibv_open_device(list[0]) : NULL;
+    if (list) {
+        ibv_free_device_list(list);
     }
-    ibv_free_device_list(list);
+    if (!context) {
+        return -ENODEV;
+    }
     pd = ibv_alloc_pd(context);
     if (!pd || ibv_query_port(context, 1, &port) != 0) {
-        int error = errno;
+        int error = -errno;
 
         if (pd) {
             ibv_dealloc_pd(pd);
@@ -112,7 +112,7 @@ struct ibv_context **rdma_get_devices(int *num_devices)
     }
     if (!list || error) {
         free(list);
-        errno = error ? error : ENOMEM;
+        errno = error ? -error : ENOMEM;
         return NULL;
     }
     if (!vs_removed) {

@@ -124,8 +124,8 @@ typedef struct CmId {
     /* A listener's */
     int backlog;
     int waiting;                /* requests that nobody has taken yet */
-    struct ibv_qp_init_attr *ep_attr;   /* rdma_create_ep()'s, with ... */
-    struct ibv_pd *ep_pd;               /* ... a domain or NULL */
+    struct ibv_qp_init_attr *ep_attr;   /* rdma_create_ep()'s, or NULL */
+    struct ibv_pd *ep_pd;
 
     /* A connection's */
     VsPeer *peer;
@@ -149,8 +149,7 @@ typedef struct CmId {
 
 typedef struct CmEvent {
     struct rdma_cm_event ev;
-    CmId *owner;                /* whom it counts for: of a request, the
-                                 * listener */
+    CmId *owner;                /* of a request, the listener */
     CmId *fresh;                /* a request's new identifier */
     uint64_t at_ns;             /* in a late queue: due then */
     bool again;                 /* a fault's second copy */
@@ -168,6 +167,12 @@ static inline int cm_errno(int error)
     return -1;
 }
 
+/* What librdmacm returns for 0 or -errno. */
+static inline int cm_result(int ret)
+{
+    return ret < 0 ? cm_errno(-ret) : 0;
+}
+
 /*
  * vs_lock for the program's threads.  They cannot be cancelled meanwhile: a
  * program that cancels its event thread must not leave the lock behind.
@@ -177,7 +182,7 @@ void cm_unlock(void);
 
 /* ------------------------------------------------------------------- cm.c */
 
-/* Needs no lock.  0 or an errno; the device is open for good afterwards. */
+/* Needs no lock.  0 or -errno; the device is open for good afterwards. */
 int cm_start(void);
 /* The device at a port: sets what a program sees of it in @id. */
 void cm_use_device(CmId *id);
@@ -242,7 +247,7 @@ void cm_send_reject(CmId *id, uint32_t reason, const void *data,
 bool cm_find_server(CmId *id);
 /* Sends @id->sent for the first time or again, with a timer. */
 void cm_send_request(CmId *id);
-/* The last step of the active side.  0 or an errno. */
+/* The last step of the active side.  0 or -errno. */
 int cm_send_ready(CmId *id);
 void cm_enter_timewait(CmId *id);
 /* The connection ends for both sides, as by a fault. */
@@ -259,7 +264,7 @@ void cm_timer_fired(VsTimer *timer);
 
 /*
  * The queue pair that belongs to @id, if there is one, becomes ready to send,
- * or broken.  Need no lock.  0 or an errno.
+ * or broken.  Need no lock.  0 or -errno.
  */
 int cm_qp_ready(struct rdma_cm_id *id, uint8_t responder_resources,
                 uint8_t initiator_depth);
