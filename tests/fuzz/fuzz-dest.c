@@ -345,13 +345,15 @@ static void shut_down(void)
 }
 
 /*
- * @a and @b mostly name pages of @block; a set top bit makes them raw numbers
- * at the ends of what 64 bits can say
+ * @a and @b mostly name pages of @block; a set top bit makes them numbers near
+ * the end of what 64 bits can say, the next two add or take away one
  */
 static uint64_t stretch(uint32_t value, uint64_t unit)
 {
-    return value & 0x80000000 ? (uint64_t)(int32_t)value * unit :
-                                (uint64_t)value * unit;
+    uint64_t much = value & 0x80000000 ? (uint64_t)(int32_t)value :
+                                         value & 0x1fffffff;
+
+    return much * unit + (value >> 30 & 1) - (value >> 29 & 1);
 }
 
 static unsigned record(uint8_t *buf, uint8_t type, uint8_t index, uint32_t a,
@@ -619,7 +621,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             try_again();
         }
         fuzz_schedule_call();
+        fuzz_expect_error(f.main, f.failed);
         rmig_dest_close(f.dest, f.failed);
+        fuzz_check_told();
     }
     rmig_dest_free(f.dest);
     g_array_unref(f.registers);

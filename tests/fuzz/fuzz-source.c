@@ -433,6 +433,15 @@ static bool finish(void)
     return true;
 }
 
+/* After it the return path must bring something, or end */
+static bool end(void)
+{
+    GError *err = NULL;
+
+    fuzz_schedule_call();
+    return check(rmig_source_end(f.source, &err), &err, "end", f.main);
+}
+
 static bool write_stream(uint8_t bytes)
 {
     static uint8_t junk[600000];
@@ -585,11 +594,12 @@ static void migrate(void)
     }
     if (f.failed) {
         if (f.main->failed &&
-            fuzz_check(rmig_source_finish(f.source, &err), &err, "again")) {
+            (fuzz_check(rmig_source_finish(f.source, &err), &err, "again") ||
+             fuzz_check(rmig_source_end(f.source, &err), &err, "again"))) {
             fuzz_die("a round succeeds after a failure");
         }
-    } else {
-        finish();
+    } else if (finish() && end()) {
+        read_back(true);
     }
 }
 
@@ -649,7 +659,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             migrate();
         }
         fuzz_schedule_call();
+        fuzz_expect_error(f.main, f.failed);
         rmig_source_close(f.source, f.failed);
+        fuzz_check_told();
     }
     rmig_source_free(f.source);
     clean_up();

@@ -250,7 +250,7 @@ static void do_fail(FuzzQp *qp)
 static void do_complete(FuzzQp *qp)
 {
     for (unsigned n = fuzz_take8(); qp && n > 0; n--) {
-        if (!fuzz_qp_execute(qp)) {
+        if (fuzz_schedule.frozen || !fuzz_qp_execute(qp)) {
             return;
         }
     }
@@ -319,6 +319,12 @@ static void do_lie(FuzzQp *qp)
     fuzz_schedule.role->lie(kind, fuzz_take32());
 }
 
+static void do_freeze(FuzzQp *qp)
+{
+    (void)qp;
+    fuzz_schedule.frozen = true;
+}
+
 static const struct {
     void (*happen)(FuzzQp *qp);
     bool honest;
@@ -339,6 +345,7 @@ static const struct {
     [FUZZ_BREAK] = { do_break, false },
     [FUZZ_REQUEST] = { do_request, false },
     [FUZZ_LIE] = { do_lie, false },
+    [FUZZ_FREEZE] = { do_freeze, false },
 };
 
 static void next_item(void)
@@ -363,7 +370,7 @@ bool fuzz_honest(void)
     for (guint i = 0; i < fuzz_device.ids->len; i++) {
         any |= fuzz_cm_natural(g_ptr_array_index(fuzz_device.ids, i));
     }
-    for (guint i = 0; i < fuzz_device.qps->len; i++) {
+    for (guint i = 0; !fuzz_schedule.frozen && i < fuzz_device.qps->len; i++) {
         while (fuzz_qp_execute(g_ptr_array_index(fuzz_device.qps, i))) {
             any = true;
         }
@@ -412,7 +419,8 @@ static void end_step(void)
     if (++s->idle > IDLE_MAX) {
         fuzz_die("the core waits for more than %d seconds", IDLE_MAX);
     }
-    if (s->idle % RETRY_SECONDS == 0 && s->ending != FUZZ_END_HONEST) {
+    if (s->idle % RETRY_SECONDS == 0 && s->ending != FUZZ_END_HONEST &&
+        !s->frozen) {
         give_up_on_sends();
     }
     /* A peer that has nothing to say any more leaves */
@@ -505,8 +513,28 @@ void fuzz_has_failed(FuzzQp *qp)
     }
 }
 
+void fuzz_expect_error(FuzzQp *qp, bool failed)
+{
+    /* Nor can it if the device refuses */
+    if (failed && qp && qp->alive && qp->qp.state == IBV_QPS_RTS &&
+        !fuzz_device.fail_call) {
+        fuzz_schedule.to_tell = qp;
+    }
+}
+
+void fuzz_check_told(void)
+{
+    if (fuzz_schedule.to_tell) {
+        fuzz_die("a migration fails, and the peer is not told");
+    }
+}
+
 void fuzz_check_posted(const FuzzQp *qp, const FuzzWr *wr)
 {
+    if (qp == fuzz_schedule.to_tell && wr->opcode == IBV_WR_SEND &&
+        fuzz_type_of(wr) == RMIG_WIRE_ERROR) {
+        fuzz_schedule.to_tell = NULL;
+    }
     if (wr->opcode == IBV_WR_RDMA_WRITE ? qp->failed && wr->bytes > 0 :
         fuzz_type_of(wr) != RMIG_WIRE_ERROR && qp->failed) {
         fuzz_die("after a failure was reported, %s is sent",

@@ -37,6 +37,7 @@ typedef enum FuzzOp {
     FUZZ_BREAK,      /* the queue pair goes to ERR */
     FUZZ_REQUEST,    /* u8 host, u8 length, private data: to the listener */
     FUZZ_LIE,        /* u8 kind, u32: about the next honest answer */
+    FUZZ_FREEZE,     /* the device hangs: nothing completes or fails any more */
     FUZZ_OPS
 } FuzzOp;
 #define FUZZ_BACK 0x20 /* to the return path */
@@ -76,6 +77,8 @@ typedef struct FuzzSchedule {
     bool hostile; /* something happened that an honest peer cannot cause */
     unsigned idle; /* ticks at the end since the last call */
     bool ended;
+    bool frozen;
+    const FuzzQp *to_tell; /* ERROR must be sent on it */
 } FuzzSchedule;
 
 extern FuzzSchedule fuzz_schedule;
@@ -113,5 +116,8 @@ bool fuzz_check(bool ok, GError **err, const char *what);
 /* From here on only ERROR may leave @qp.  NULL is allowed. */
 void fuzz_has_failed(FuzzQp *qp);
 void fuzz_check_posted(const FuzzQp *qp, const FuzzWr *wr);
+/* Before and after closing: a peer that can be told must have been told */
+void fuzz_expect_error(FuzzQp *qp, bool failed);
+void fuzz_check_told(void);
 
 #endif

@@ -21,6 +21,7 @@ static void assert_over(Fixture *f)
     g_assert_cmpint(page(f, 2, 0), ==, RMIG_PAGE_FAILED);
     g_assert_false(rmig_source_finish(f->source, &err));
     g_assert_nonnull(err);
+    g_assert_false(rmig_source_end(f->source, NULL));
     g_assert_cmpuint(f->verbs->posts->len, ==, posts);
 }
 
