@@ -60,6 +60,7 @@ bool fuzz_fails(const char *call)
         return false;
     }
     fuzz_device.fail_call = NULL;
+    fuzz_device.failed++;
     errno = fuzz_device.fail_errno;
     return true;
 }

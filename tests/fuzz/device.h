@@ -97,6 +97,7 @@ typedef struct FuzzDevice {
     const char *fail_call;
     int fail_errno;
     unsigned fail_skip;
+    unsigned failed; /* calls so far */
 } FuzzDevice;
 
 extern FuzzDevice fuzz_device;

@@ -515,16 +515,16 @@ void fuzz_has_failed(FuzzQp *qp)
 
 void fuzz_expect_error(FuzzQp *qp, bool failed)
 {
-    /* Nor can it if the device refuses */
-    if (failed && qp && qp->alive && qp->qp.state == IBV_QPS_RTS &&
-        !fuzz_device.fail_call) {
+    if (failed && qp && qp->alive && qp->qp.state == IBV_QPS_RTS) {
         fuzz_schedule.to_tell = qp;
+        fuzz_schedule.unless = fuzz_device.failed;
     }
 }
 
 void fuzz_check_told(void)
 {
-    if (fuzz_schedule.to_tell) {
+    if (fuzz_schedule.to_tell &&
+        fuzz_device.failed == fuzz_schedule.unless) {
         fuzz_die("a migration fails, and the peer is not told");
     }
 }

@@ -78,7 +78,8 @@ typedef struct FuzzSchedule {
     unsigned idle; /* ticks at the end since the last call */
     bool ended;
     bool frozen;
-    const FuzzQp *to_tell; /* ERROR must be sent on it */
+    const FuzzQp *to_tell; /* ERROR must be sent on it, */
+    unsigned unless;       /* unless more calls than these have failed */
 } FuzzSchedule;
 
 extern FuzzSchedule fuzz_schedule;
