@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the fault sweep breaks: faults x phases x sides.
+
+A fault is an action of a verbsim script ("link down", "complete ...") or a
+signal. A phase and a side give the event at which it strikes; where a fault
+has no such event, the case is not run and the table says why.
+
+Who sends what, and so which event means which phase, is in docs/rdma.txt.
+"""
+import dataclasses
+from typing import Dict, Iterator, List, Optional, Tuple, Union
+
+CONNECTING, SETUP, FIRST, LATER, COMPLETION, DEVICE, RETURN = PHASES = (
+    "connecting", "setup", "first round", "later round", "completion",
+    "device state", "return path")
+SOURCE, DESTINATION = SIDES = ("source", "destination")
+
+# When the rule is armed: from the start, in a later round, or while the
+# migration waits in the state pre-switchover.
+ARMED = {LATER: "later", COMPLETION: "switchover", DEVICE: "switchover"}
+
+Events = Dict[Tuple[str, str], str]
+
+# Something that surely happens in that phase on that side.
+ANYTHING: Events = {
+    (CONNECTING, SOURCE): "cm ROUTE_RESOLVED",
+    (CONNECTING, DESTINATION): "cm CONNECT_REQUEST",
+    (SETUP, SOURCE): "send RAM_BLOCKS_REQUEST",
+    (SETUP, DESTINATION): "send RAM_BLOCKS_RESULT",
+    (FIRST, SOURCE): "write 4",
+    (FIRST, DESTINATION): "send REGISTER_RESULT 2",
+    (LATER, SOURCE): "write",
+    (LATER, DESTINATION): "recv REGISTER_FINISHED",
+    (COMPLETION, SOURCE): "send REGISTER_FINISHED",
+    (COMPLETION, DESTINATION): "recv REGISTER_FINISHED",
+    (DEVICE, SOURCE): "send QEMU_FILE 3",
+    (DEVICE, DESTINATION): "recv QEMU_FILE 3",
+    # Only on the second connection does the source say READY, or the
+    # destination send stream.
+    (RETURN, SOURCE): "send READY",
+    (RETURN, DESTINATION): "send QEMU_FILE",
+}
+WRITES: Events = {
+    (FIRST, SOURCE): "write 4",
+    (LATER, SOURCE): "write",
+    (COMPLETION, SOURCE): "write",
+}
+SENDS: Events = {
+    **{key: event for key, event in ANYTHING.items()
+       if event.startswith("send")},
+    (FIRST, SOURCE): "send REGISTER_REQUEST 2",
+    (LATER, SOURCE): "send REGISTER_FINISHED",
+    (LATER, DESTINATION): "send READY",
+    (COMPLETION, SOURCE): "send REGISTER_FINISHED",
+    (COMPLETION, DESTINATION): "send READY",
+    (DEVICE, DESTINATION): "send READY 3",
+}
+RECVS: Events = {
+    (SETUP, SOURCE): "recv RAM_BLOCKS_RESULT",
+    (SETUP, DESTINATION): "recv RAM_BLOCKS_REQUEST",
+    (FIRST, SOURCE): "recv REGISTER_RESULT 2",
+    (FIRST, DESTINATION): "recv REGISTER_REQUEST 2",
+    (LATER, SOURCE): "recv READY",
+    (LATER, DESTINATION): "recv REGISTER_FINISHED",
+    (COMPLETION, SOURCE): "recv READY",
+    (COMPLETION, DESTINATION): "recv REGISTER_FINISHED",
+    (DEVICE, SOURCE): "recv READY 3",
+    (DEVICE, DESTINATION): "recv QEMU_FILE 3",
+    (RETURN, SOURCE): "recv QEMU_FILE",
+    (RETURN, DESTINATION): "recv READY",
+}
+REGISTRATIONS: Events = {
+    (CONNECTING, SOURCE): "register",
+    (CONNECTING, DESTINATION): "register",
+    (SETUP, SOURCE): "register {setup}",
+    (SETUP, DESTINATION): "register {setup}",
+    (FIRST, SOURCE): "register {first}",
+    (FIRST, DESTINATION): "register {first}",
+    (RETURN, SOURCE): "register {setup}",
+    (RETURN, DESTINATION): "register {setup}",
+}
+# The first news of a connection, and that it stands or is over.
+CM_EARLY: Events = {
+    (CONNECTING, SOURCE): "cm ROUTE_RESOLVED",
+    (CONNECTING, DESTINATION): "cm CONNECT_REQUEST",
+    (RETURN, SOURCE): "cm ROUTE_RESOLVED 2",
+    (RETURN, DESTINATION): "cm CONNECT_REQUEST 2",
+}
+CM_LATE: Events = {
+    (CONNECTING, SOURCE): "cm {answer}",
+    (CONNECTING, DESTINATION): "cm ESTABLISHED",
+    (DEVICE, SOURCE): "cm DISCONNECTED",
+    (RETURN, SOURCE): "cm {answer} 2",
+    (RETURN, DESTINATION): "cm ESTABLISHED 2",
+}
+# A connection must stand to be broken.
+BREAKS: Events = {
+    **ANYTHING,
+    (CONNECTING, SOURCE): "cm {answer}",
+    (CONNECTING, DESTINATION): "cm ESTABLISHED",
+}
+REQUESTS: Events = {key: event for key, event in CM_EARLY.items()
+                    if key[1] == DESTINATION}
+# Where the migration goes to is wrong from the start.
+TARGETS: Events = {(CONNECTING, SOURCE): "target"}
+# Before the migration goes on from pre-switchover nobody sends anything.
+IDLE: Events = {(COMPLETION, SOURCE): "now", (COMPLETION, DESTINATION): "now"}
+
+ANY_WORDS = "."
+LOST = ("closed the connection|disconnect|gave up|refused|retry|heartbeat|"
+        "timed out|remote operation error|sibling indicated error")
+SILENT = "timed out|time-?out|retry|heartbeat|unreachable"
+CONNECT_LIMIT_S = 15            # nobody may answer at all
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """One row of the table, for both sides."""
+    name: str
+    events: Events
+    action: str                     # verbsim's, or SIGSTOP, SIGKILL
+    why_not: str                    # n/a where there is no event
+    own: str = ANY_WORDS            # what its own side's error says (regex)
+    peer: str = LOST                # what the other side's error says
+    survives: bool = False          # the migration completes all the same
+    either: bool = False            # or that, or a clean failure
+    limit_s: float = 5
+    repeats: bool = False           # every event from the first one on
+    undo: str = ""                  # before the following migration
+
+    @property
+    def signal(self) -> str:
+        return self.action if self.action.startswith("SIG") else ""
+
+
+NO_WRITE = "only the source writes, and only pages"
+NO_SEND = "nothing is sent before the connection stands"
+ONLY_CONNECTING = "concerns the source's connecting only"
+NO_CM = "no such event comes then"
+NO_REGISTER = "what is dirty again is registered already"
+ALWAYS = "happens in every phase"
+
+FAULTS: List[Fault] = [
+    # An address for documentation: no host has it.
+    Fault("nobody at the address", TARGETS, "rdma:203.0.113.9:4444",
+          ONLY_CONNECTING, own="nobody answers|unreachable|timed out",
+          limit_s=15),
+    Fault("nobody listens", TARGETS, "rdma:127.0.0.1:4499", ONLY_CONNECTING,
+          own="nothing listens|refused"),
+    Fault("write: retries exceeded", WRITES, "complete RETRY_EXC_ERR",
+          NO_WRITE, own="retry"),
+    Fault("write: remote access error", WRITES, "complete REM_ACCESS_ERR",
+          NO_WRITE, own="access"),
+    Fault("send: retries exceeded", SENDS, "complete RETRY_EXC_ERR",
+          NO_SEND, own="retry"),
+    Fault("send: receiver not ready", SENDS, "complete RNR_RETRY_EXC_ERR",
+          NO_SEND, own="RNR"),
+    Fault("receive: too small", RECVS, "complete LOC_LEN_ERR", NO_SEND,
+          own="length"),
+    Fault("CM disconnect", BREAKS, "disconnect", ALWAYS,
+          own="closed the connection|disconnect|sibling indicated error"),
+    Fault("CM reject", REQUESTS, "reject", "only the listener can refuse",
+          peer="refused|reject"),
+    Fault("link down", ANYTHING, "link down", ALWAYS, own=SILENT, peer=SILENT,
+          limit_s=30, undo="link up"),
+    Fault("link down while idle", IDLE, "link down",
+          "see the row above; this one is of a migration that waits",
+          own=SILENT, peer=SILENT, limit_s=30, undo="link up"),
+    Fault("link down for 1 s", ANYTHING, "link down for 1s", ALWAYS,
+          survives=True, limit_s=20),
+    Fault("registration: ENOMEM", REGISTRATIONS, "fail ENOMEM", NO_REGISTER,
+          own="Cannot allocate memory", repeats=True),
+    Fault("registration: EPERM", REGISTRATIONS, "fail EPERM", NO_REGISTER,
+          own="not permitted", repeats=True),
+    Fault("a message 2 s late", SENDS, "delay 2s", NO_SEND, survives=True,
+          limit_s=20),
+    Fault("CM event 2 s late", CM_EARLY, "delay 2s", NO_CM, survives=True,
+          limit_s=20),
+    Fault("CM event twice", CM_EARLY, "duplicate", NO_CM, survives=True,
+          limit_s=20),
+    Fault("CM event twice, at the end", CM_LATE, "duplicate", NO_CM,
+          survives=True, limit_s=20),
+    Fault("CM event lost", CM_EARLY, "lose", NO_CM, own="timed out|time-?out",
+          either=True, limit_s=20),
+    Fault("CM event lost, at the end", CM_LATE, "lose", NO_CM,
+          own=SILENT, peer=LOST, either=True, limit_s=20),
+    Fault("device removed", ANYTHING, "remove-device", ALWAYS,
+          own="device was removed|DEVICE_REMOVAL|No such device",
+          limit_s=20),
+    Fault("frozen: its NIC answers", ANYTHING, "freeze", ALWAYS,
+          own="timed out|time-?out", limit_s=30, undo="unfreeze"),
+    Fault("stopped (SIGSTOP)", ANYTHING, "SIGSTOP", ALWAYS,
+          peer="timed out|time-?out", limit_s=30),
+    Fault("killed (SIGKILL)", ANYTHING, "SIGKILL", ALWAYS),
+]
+FAULT_NAMES = {fault.name: fault for fault in FAULTS}
+
+# One case of each kind, spread over phases and sides.
+SHORT = {
+    ("nobody at the address", CONNECTING, SOURCE),
+    ("nobody listens", CONNECTING, SOURCE),
+    ("write: remote access error", FIRST, SOURCE),
+    ("send: retries exceeded", SETUP, DESTINATION),
+    ("receive: too small", LATER, DESTINATION),
+    ("CM disconnect", COMPLETION, SOURCE),
+    ("CM reject", CONNECTING, DESTINATION),
+    ("link down", FIRST, DESTINATION),
+    ("link down while idle", COMPLETION, SOURCE),
+    ("link down for 1 s", LATER, SOURCE),
+    ("registration: ENOMEM", FIRST, SOURCE),
+    ("registration: EPERM", SETUP, DESTINATION),
+    ("a message 2 s late", RETURN, DESTINATION),
+    ("CM event twice", CONNECTING, DESTINATION),
+    ("CM event lost", RETURN, SOURCE),
+    ("device removed", LATER, DESTINATION),
+    ("frozen: its NIC answers", DEVICE, DESTINATION),
+    ("stopped (SIGSTOP)", FIRST, DESTINATION),
+    ("killed (SIGKILL)", RETURN, DESTINATION),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One cell of the table."""
+    fault: Fault
+    phase: str
+    side: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.fault.name}, {self.phase}, {self.side}"
+
+    @property
+    def key(self) -> Tuple[str, str, str]:
+        return self.fault.name, self.phase, self.side
+
+    @property
+    def event(self) -> str:
+        return self.fault.events.get((self.phase, self.side), "")
+
+    @property
+    def armed(self) -> str:
+        return ARMED.get(self.phase, "start")
+
+    @property
+    def pin_all(self) -> bool:
+        """Only then is anything registered during setup."""
+        return self.phase == SETUP and self.fault.events is REGISTRATIONS
+
+    @property
+    def return_path(self) -> bool:
+        """Without it nobody hears of a device state that did not arrive."""
+        return self.phase in (DEVICE, RETURN)
+
+    @property
+    def limit_s(self) -> float:
+        connecting = self.phase in (CONNECTING, RETURN)
+        return max(self.fault.limit_s, CONNECT_LIMIT_S if connecting else 0)
+
+    @property
+    def monitor_waits(self) -> bool:
+        """QEMU holds its big lock while the stopped guest's last state goes
+        out, over whatever transport; and a stopped source just waits."""
+        return self.phase in (COMPLETION, DEVICE) or (
+            self.fault.signal == "SIGSTOP" and self.side == SOURCE)
+
+    @property
+    def survives(self) -> bool:
+        """A source that is stopped for a while just goes on."""
+        return self.fault.survives or (self.fault.signal == "SIGSTOP" and
+                                       self.side == SOURCE)
+
+
+def cells() -> Iterator[Case]:
+    """All of them, those that do not apply (no event) as well."""
+    for fault in FAULTS:
+        for side in SIDES:
+            for phase in PHASES:
+                yield Case(fault, phase, side)

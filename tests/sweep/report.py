@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The fault sweep's table, docs/fault-sweep.md, from kept results."""
+import dataclasses
+import json
+import pathlib
+from typing import Dict, Iterable, List, Tuple
+
+import plan
+from drive import PROBLEMS, Result
+
+Key = Tuple[str, str, str, str]         # qemu, fault, phase, side
+
+# In cells; "hang" and "crash" are spelt out.
+MARKS = {"unreached": "?", "guest": "guest lost", "broke": "breaks",
+         "unnoticed": "unnoticed", "damage": "damage", "crash": "crash",
+         "hang": "hang", "destination": "D", "leak": "L", "error": "E",
+         "monitor": "M", "next": "N"}
+QEMUS = ("ours", "stock")
+
+HEAD = """# Fault sweep
+
+What becomes of a migration over RDMA when something breaks: every fault, at
+every phase, on each side, with this project's transport ("ours") and with
+Debian's QEMU 10.0 ("stock"). Real QEMUs with a working guest, over
+[verbsim](verbsim.md), which makes the fault happen. This file is written by
+
+    tests/sweep/run --table docs/fault-sweep.md
+
+A case passes when the migration ends as it should within its limit, no QEMU
+crashes, the source's guest runs on, both sides let everything go (memory
+regions, pinned memory, queue pairs, completion queues, domains, identifiers),
+each side's error names the cause as it sees it, the monitor answers
+throughout, and a following migration from the same source to a fresh
+destination brings all memory across, compared byte for byte.
+
+"""
+
+
+def load(path: pathlib.Path) -> Dict[Key, Result]:
+    """What earlier runs have kept; the newest of each case."""
+    kept: Dict[Key, Result] = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            result = Result(**json.loads(line))
+            kept[(result.qemu, *result.case)] = result
+    return kept
+
+
+def keep(path: pathlib.Path, result: Result) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(dataclasses.asdict(result)) + "\n")
+
+
+def short(result: Result) -> str:
+    """What happened, as a cell says it."""
+    marks = [MARKS[problem] for problem in result.problems]
+    words = [mark for mark in marks if len(mark) > 1]
+    letters = [mark for mark in marks if len(mark) == 1]
+    if words:
+        text = ", ".join(words)
+    elif result.ended == "completed":
+        text = "goes on"
+    elif result.ended == "killed":
+        text = f"{result.destination_seconds:.1f} s"
+    else:
+        text = f"{result.seconds:.1f} s"
+        if result.destination == "completed":
+            text += " +"
+    if not letters and not words:
+        return text
+    return f"**{text}{' ' if letters else ''}{''.join(letters)}**"
+
+
+def _cell(kept: Dict[Key, Result], qemu: str, case: plan.Case) -> str:
+    if not case.event:
+        return "–"
+    result = kept.get((qemu, *case.key))
+    return short(result) if result else "not run"
+
+
+def _row(kept: Dict[Key, Result], fault: plan.Fault, side: str,
+         qemu: str) -> str:
+    cells = [_cell(kept, qemu, plan.Case(fault, phase, side))
+             for phase in plan.PHASES]
+    first = qemu == QEMUS[0]
+    head = [fault.name if first and side == plan.SOURCE else "",
+            side if first else "", qemu]
+    return "| " + " | ".join(head + cells) + " |"
+
+
+def _legend(kept: Iterable[Result]) -> List[str]:
+    seen = {problem for result in kept for problem in result.problems}
+    lines = ["A cell says how long after the fault the migration had failed "
+             "(for a killed source:", "how long until the destination had), "
+             "or that it *goes on* and completes. **Bold** is", "wrong:", ""]
+    for problem, text in PROBLEMS.items():
+        if problem in seen:
+            lines.append(f"- **{MARKS[problem]}**: {text}")
+    lines += ["", "+ : the destination has completed as well: only its report "
+              "of that was lost.", "Whoever manages the two must let one guest "
+              "run; libvirt starts the destination", "with -S for that, as "
+              "is done here.", "", "– : the fault cannot happen there:", ""]
+    for fault in plan.FAULTS:
+        if any(key not in fault.events for key in plan.ANYTHING):
+            lines.append(f"- {fault.name}: {fault.why_not}")
+    lines += ["", "Limits in seconds:", ""]
+    limits: Dict[float, List[str]] = {}
+    for fault in plan.FAULTS:
+        limits.setdefault(fault.limit_s, []).append(fault.name)
+    for limit, names in sorted(limits.items()):
+        lines.append(f"- {limit:.0f}: " + "; ".join(names))
+    return lines
+
+
+def _summary(kept: Dict[Key, Result]) -> List[str]:
+    lines = ["| | cases | pass | " + " | ".join(
+        PROBLEMS) + " |", "|" + " --- |" * (3 + len(PROBLEMS))]
+    for qemu in QEMUS:
+        results = [result for key, result in kept.items() if key[0] == qemu]
+        counts = [sum(problem in result.problems for result in results)
+                  for problem in PROBLEMS]
+        lines.append(f"| {qemu} | {len(results)} | "
+                     f"{sum(result.ok for result in results)} | "
+                     + " | ".join(str(count or "") for count in counts)
+                     + " |")
+    return lines + ["", "The columns count cases with that problem; one can "
+                    "have several.", ""]
+
+
+def write_table(path: pathlib.Path, kept: Dict[Key, Result]) -> None:
+    known = {(qemu, *case.key) for case in plan.cells() if case.event
+             for qemu in QEMUS}
+    kept = {key: result for key, result in kept.items() if key in known}
+    lines = _summary(kept)
+    lines += ["| fault | side | QEMU | " + " | ".join(plan.PHASES) + " |",
+              "|" + " --- |" * (3 + len(plan.PHASES))]
+    for fault in plan.FAULTS:
+        for side in plan.SIDES:
+            if any((phase, side) in fault.events for phase in plan.PHASES):
+                lines += [_row(kept, fault, side, qemu) for qemu in QEMUS]
+    lines += ["", *_legend(kept.values())]
+    path.write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
