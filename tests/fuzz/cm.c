@@ -18,13 +18,11 @@
 
 #define N_FDS 128
 
-typedef enum Kind { OTHER, TIMER, OURS } Kind;
-
-/* The core's descriptors, and ours that it watches */
+/* The core's descriptors, and those of our channels that it watches */
 static struct {
     int fd;
     int epoll_fd; /* that watches it, or -1 */
-    Kind kind;
+    bool is_timer;
 } fds[N_FDS];
 static unsigned n_fds;
 
@@ -41,27 +39,27 @@ static FuzzCmId *last_id;
 
 /* ---- descriptors ---- */
 
-static int keep_fd(int fd, Kind kind)
+static int keep_fd(int fd, bool is_timer)
 {
     if (fd < 0 || n_fds == N_FDS) {
         fuzz_die("out of descriptors: %d", fd);
     }
     fds[n_fds].fd = fd;
     fds[n_fds].epoll_fd = -1;
-    fds[n_fds++].kind = kind;
+    fds[n_fds++].is_timer = is_timer;
     return fd;
 }
 
 int __wrap_eventfd(unsigned int count, int flags)
 {
     return fuzz_fails("eventfd") ? -1 :
-           keep_fd(__real_eventfd(count, flags), OTHER);
+           keep_fd(__real_eventfd(count, flags), false);
 }
 
 int __wrap_epoll_create1(int flags)
 {
     return fuzz_fails("epoll_create1") ? -1 :
-           keep_fd(__real_epoll_create1(flags), OTHER);
+           keep_fd(__real_epoll_create1(flags), false);
 }
 
 int __wrap_epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
@@ -82,7 +80,7 @@ int __wrap_timerfd_create(int clock, int flags)
     (void)clock;
     (void)flags;
     return fuzz_fails("timerfd_create") ? -1 :
-           keep_fd(__real_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), TIMER);
+           keep_fd(__real_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), true);
 }
 
 int __wrap_timerfd_settime(int fd, int flags, const struct itimerspec *value,
@@ -121,7 +119,7 @@ int __wrap_poll(struct pollfd *pfds, nfds_t n, int timeout)
 int fuzz_eventfd(int flags)
 {
     return keep_fd(__real_eventfd(0, EFD_SEMAPHORE | EFD_CLOEXEC |
-                                  EFD_NONBLOCK | flags), OURS);
+                                  EFD_NONBLOCK | flags), false);
 }
 
 void fuzz_ring(int fd)
@@ -162,7 +160,7 @@ void fuzz_tick(unsigned seconds)
 {
     fuzz_device.now_us += (gint64)seconds * G_USEC_PER_SEC;
     for (unsigned i = 0; i < n_fds; i++) {
-        if (fds[i].kind == TIMER) {
+        if (fds[i].is_timer) {
             fuzz_ring(fds[i].fd);
         }
     }
@@ -543,7 +541,6 @@ bool fuzz_cm_request(const void *private_data, uint8_t len, uint8_t host)
     }
     last_id = make_id(listener->id.channel);
     last_id->id.verbs = fuzz_device_context();
-    last_id->passive = true;
     peer = &last_id->id.route.addr.dst_storage;
     if (host & 0x80) {
         peer->ss_family = AF_INET6;

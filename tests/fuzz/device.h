@@ -58,7 +58,6 @@ typedef struct FuzzCmId {
     unsigned unacked;
     /* What the peer's or our own CM would do next, if it is not disturbed */
     int natural; /* of enum rdma_cm_event_type, or -1 */
-    bool passive;
     bool up;           /* for the CM: it must be disconnected at the end */
     bool answered;     /* accepted or rejected */
     bool disconnected; /* by us */

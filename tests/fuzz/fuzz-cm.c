@@ -26,7 +26,6 @@ typedef struct Reply {
     int status;
     uint8_t *data;
     uint8_t len;
-    bool used;
 } Reply;
 
 static struct {
@@ -64,7 +63,6 @@ static const void *reply(int *type, int *status, uint8_t *len)
     Reply *r = &f.reply[MIN(f.replies, 1)];
 
     f.replies++;
-    r->used = true;
     *type = r->type;
     *status = r->status;
     *len = r->len;
@@ -83,7 +81,6 @@ static void take_reply(Reply *r)
     r->type = types[fuzz_take8() % G_N_ELEMENTS(types)];
     r->status = (int8_t)fuzz_take8();
     r->data = take_data(&r->len);
-    r->used = false;
 }
 
 static bool is_acceptance(const Reply *r)

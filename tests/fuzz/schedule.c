@@ -18,7 +18,7 @@
 #define IDLE_MAX 60
 /* Seconds after which a NIC gives up on one that does not acknowledge */
 #define RETRY_SECONDS 12
-/* One item is at least a byte: an input cannot make more sleeps than these */
+/* More than any message may have */
 #define RECORDS_MAX 5000
 
 FuzzSchedule fuzz_schedule;

@@ -49,8 +49,7 @@ typedef enum FuzzEnding {
     FUZZ_END_HONEST, /* honestly, and then nothing any more */
     FUZZ_END_SILENT, /* the peer's NIC is dead */
     FUZZ_END_LEAVE,  /* the peer disconnects */
-    FUZZ_END_SHUTDOWN,
-    FUZZ_ENDINGS
+    FUZZ_END_SHUTDOWN, /* it is shut down from outside */
 } FuzzEnding;
 
 typedef struct FuzzRole {
