@@ -105,5 +105,21 @@ const Difference differences[] = {
         "EADDRNOTAVAIL, as Linux' CM has it",
         "EADDRINUSE, as for the same address twice",
     },
+    {
+        "builder-inline", "rxe",
+        "ibv_wr_set_inline_data() makes a request inline",
+        "only if wr_flags say IBV_SEND_INLINE, too",
+    },
+    {
+        "builder-inline-list", "rxe",
+        "ibv_wr_set_inline_data_list() sends the pieces one after the other",
+        "the request completes with success, and nothing is sent",
+    },
+    {
+        "builder-overflow", "rxe",
+        "ibv_wr_complete() tells of a full send queue with ENOMEM, as "
+        "ibv_post_send() does",
+        "ENOSPC",
+    },
     { NULL, NULL, NULL, NULL },
 };

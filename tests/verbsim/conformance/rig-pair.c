@@ -84,6 +84,7 @@ void rig_end_free(RigEnd *end)
 
 RigWhere rig_where(const RigEnd *end)
 {
+    struct ibv_port_attr port;
     RigWhere where = {
         .qp_num = end->qp->qp_num,
         .psn = PSN + (end->qp->qp_num & 0xff),
@@ -92,6 +93,8 @@ RigWhere rig_where(const RigEnd *end)
     };
 
     rig_gid(AF_INET, &where.gid);
+    g_assert_cmpint(ibv_query_port(rig_device(), 1, &port), ==, 0);
+    where.lid = port.lid;
     return where;
 }
 
@@ -119,7 +122,8 @@ int rig_rtr_attr(const RigEnd *end, const RigWhere *peer,
         .max_dest_rd_atomic = end->options.rd_atomic,
         .min_rnr_timer = end->options.min_rnr_timer,
         .ah_attr = {
-            .is_global = 1,
+            .is_global = !rig_infiniband(),
+            .dlid = peer->lid,
             .port_num = 1,
             .grh = { .dgid = peer->gid, .hop_limit = 64,
                      .sgid_index = rig_gid(AF_INET, &own) },

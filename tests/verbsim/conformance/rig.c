@@ -142,6 +142,14 @@ struct sockaddr_storage rig_address(int family, uint16_t port)
     return address;
 }
 
+bool rig_infiniband(void)
+{
+    struct ibv_port_attr port;
+
+    g_assert_cmpint(ibv_query_port(rig_device(), 1, &port), ==, 0);
+    return port.link_layer == IBV_LINK_LAYER_INFINIBAND;
+}
+
 uint8_t rig_gid(int family, union ibv_gid *gid)
 {
     struct sockaddr_storage address = rig_address(family, 0);
@@ -153,6 +161,10 @@ uint8_t rig_gid(int family, union ibv_gid *gid)
         memcpy(wanted + 12, &((struct sockaddr_in *)&address)->sin_addr, 4);
     } else {
         memcpy(wanted, in6, 16);
+    }
+    if (rig_infiniband()) {
+        g_assert_cmpint(ibv_query_gid(rig_device(), 1, 0, gid), ==, 0);
+        return 0;
     }
     g_assert_cmpint(ibv_query_port(rig_device(), 1, &port), ==, 0);
     for (int i = 0; i < port.gid_tbl_len; i++) {

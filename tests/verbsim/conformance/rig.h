@@ -51,7 +51,11 @@ bool rig_is_verbsim(void);
 
 /* The device's own address: $RMIG_LAB_ADDR4/6, otherwise 127.0.0.1 and ::1. */
 struct sockaddr_storage rig_address(int family, uint16_t port);
-/* The index of the GID that stands for rig_address(@family). */
+bool rig_infiniband(void);      /* the link layer; otherwise Ethernet */
+/*
+ * The index of the GID that stands for rig_address(@family); an InfiniBand
+ * port's has nothing to do with IP addresses.
+ */
 uint8_t rig_gid(int family, union ibv_gid *gid);
 
 /* Waits until @fd is readable; false if it is not within @ms. */
@@ -108,7 +112,8 @@ typedef struct RigEnd {
 /* What the other side must know of one, in another process perhaps. */
 typedef struct RigWhere {
     uint32_t qp_num, psn;
-    union ibv_gid gid;
+    union ibv_gid gid;          /* Ethernet */
+    uint16_t lid;               /* InfiniBand */
     uint64_t addr;
     uint32_t rkey;
 } RigWhere;

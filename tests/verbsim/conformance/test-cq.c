@@ -334,6 +334,74 @@ static void test_overflow(void)
     rig_pair_free(pair);
 }
 
+/*
+ * The usual loop: poll until there is nothing, arm, poll once more, wait.  It
+ * never sleeps while there is something to do.
+ */
+typedef struct Pump {
+    RigPair pair;
+    int messages;
+} Pump;
+
+static gpointer pump_run(gpointer opaque)
+{
+    Pump *pump = opaque;
+
+    for (int i = 0; i < pump->messages; i++) {
+        g_assert_cmpint(rig_send(pump->pair.a, i, 0, 8, IBV_SEND_SIGNALED),
+                        ==, 0);
+        rig_done(pump->pair.a->send_cq, i, IBV_WC_SUCCESS);
+        if (i % 7 == 0) {
+            g_usleep(i % 5 * 100);
+        }
+    }
+    return NULL;
+}
+
+static int take_all(RigEnd *end, int *next)
+{
+    struct ibv_wc wc;
+    int got = 0;
+
+    while (ibv_poll_cq(end->recv_cq, 1, &wc) == 1) {
+        g_assert_cmpint(wc.status, ==, IBV_WC_SUCCESS);
+        g_assert_cmpuint(wc.wr_id, ==, *next);
+        (*next)++;
+        got++;
+        g_assert_cmpint(rig_recv(end, *next + 15, 0, 64), ==, 0);
+    }
+    return got;
+}
+
+static void test_wait_loop(void)
+{
+    Pump pump = { rig_pair(&rig_defaults), 500 };
+    RigEnd *end = pump.pair.b;
+    struct ibv_cq *cq;
+    int next = 0, events = 0;
+    void *context;
+    GThread *thread;
+
+    for (int i = 0; i < 16; i++) {
+        g_assert_cmpint(rig_recv(end, i, 0, 64), ==, 0);
+    }
+    thread = g_thread_new("pump", pump_run, &pump);
+    while (next < pump.messages) {
+        g_assert_cmpint(ibv_req_notify_cq(end->recv_cq, 0), ==, 0);
+        if (take_all(end, &next)) {
+            continue;
+        }
+        if (!rig_readable(end->channel->fd, RIG_WAIT_MS)) {
+            g_error("asleep after message %d of %d", next, pump.messages);
+        }
+        g_assert_cmpint(ibv_get_cq_event(end->channel, &cq, &context), ==, 0);
+        events++;
+    }
+    g_thread_join(thread);
+    ibv_ack_cq_events(end->recv_cq, events);
+    rig_pair_free(pump.pair);
+}
+
 int main(int argc, char **argv)
 {
     rig_init(&argc, &argv, NULL);
@@ -350,5 +418,6 @@ int main(int argc, char **argv)
     g_test_add_func("/cq/ack", test_ack);
     g_test_add_func("/cq/unfetched", test_unfetched);
     g_test_add_func("/cq/overflow", test_overflow);
+    g_test_add_func("/cq/wait-loop", test_wait_loop);
     return rig_run();
 }

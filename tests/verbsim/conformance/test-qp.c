@@ -147,10 +147,14 @@ static void test_walk(void)
     g_assert_cmpuint(attr.rq_psn, ==, peer.psn);
     g_assert_cmpint(attr.max_dest_rd_atomic, >=, asked.max_dest_rd_atomic);
     g_assert_cmpint(attr.min_rnr_timer, ==, asked.min_rnr_timer);
-    g_assert_cmpint(attr.ah_attr.is_global, ==, 1);
-    g_assert_cmpmem(&attr.ah_attr.grh.dgid, 16, &peer.gid, 16);
-    g_assert_cmpint(attr.ah_attr.grh.sgid_index, ==,
-                    asked.ah_attr.grh.sgid_index);
+    g_assert_cmpint(attr.ah_attr.is_global, ==, !rig_infiniband());
+    if (attr.ah_attr.is_global) {
+        g_assert_cmpmem(&attr.ah_attr.grh.dgid, 16, &peer.gid, 16);
+        g_assert_cmpint(attr.ah_attr.grh.sgid_index, ==,
+                        asked.ah_attr.grh.sgid_index);
+    } else {
+        g_assert_cmpint(attr.ah_attr.dlid, ==, peer.lid);
+    }
 
     rig_to_rts(end);
     g_assert_cmpint(ibv_query_qp(end->qp, &attr, EVERYTHING, &init), ==, 0);
@@ -241,26 +245,41 @@ static const BadValue bad_values[] = {
     BAD(IBV_QPS_RTR, "qp-wide-values", rnr_retry, 8),
 };
 
+/* On InfiniBand a LID will do: there is no route to be wrong. */
+static bool applies(const BadValue *bad)
+{
+    return !rig_infiniband() ||
+           bad->field < offsetof(struct ibv_qp_attr, ah_attr) ||
+           bad->field >= offsetof(struct ibv_qp_attr, alt_ah_attr);
+}
+
+static int try_value(const BadValue *bad)
+{
+    RigEnd *end = end_in(bad->from);
+    RigWhere self = rig_where(end);
+    struct ibv_qp_attr attr;
+    int mask = bad->from == IBV_QPS_RESET ? rig_init_attr(end, &attr) :
+               bad->from == IBV_QPS_INIT ? rig_rtr_attr(end, &self, &attr) :
+               rig_rts_attr(end, &attr);
+    int error;
+
+    *((uint8_t *)&attr + bad->field) = bad->value;
+    error = ibv_modify_qp(end->qp, &attr, mask);
+    rig_end_free(end);
+    return error;
+}
+
 static void test_values(void)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(bad_values); i++) {
         const BadValue *bad = &bad_values[i];
-        RigEnd *end = end_in(bad->from);
-        RigWhere self = rig_where(end);
-        struct ibv_qp_attr attr;
-        int mask = bad->from == IBV_QPS_RESET ? rig_init_attr(end, &attr) :
-                   bad->from == IBV_QPS_INIT ?
-                   rig_rtr_attr(end, &self, &attr) : rig_rts_attr(end, &attr);
         bool taken = bad->differs && differs(bad->differs);
-        int error;
 
-        *((uint8_t *)&attr + bad->field) = bad->value;
-        error = ibv_modify_qp(end->qp, &attr, mask);
-        if (taken != (error == 0)) {
-            g_test_message("value %u of the table: %s", i, g_strerror(error));
+        if (applies(bad) && taken != (try_value(bad) == 0)) {
+            g_test_message("value %u of the table is %s", i,
+                           taken ? "refused" : "taken");
             g_test_fail();
         }
-        rig_end_free(end);
     }
 }
 
