@@ -220,14 +220,18 @@ static int qio_channel_rdma_set_blocking(QIOChannel *ioc, bool enabled,
     return 0;
 }
 
-/* Whether the migration did not end well, so that the peer should be told */
+/*
+ * Whether the migration did not end well, so that the peer should be told.  The
+ * source closes after a bad return path while its state is still a good one.
+ */
 static bool has_failed(QIOChannelRDMA *rioc)
 {
-    MigrationStatus state = rioc->source ?
-        migrate_get_current()->state :
+    MigrationState *s = migrate_get_current();
+    MigrationStatus state = rioc->source ? s->state :
         migration_incoming_get_current()->state;
 
-    return state == MIGRATION_STATUS_CANCELLING ||
+    return (rioc->source && migrate_has_error(s)) ||
+           state == MIGRATION_STATUS_CANCELLING ||
            state == MIGRATION_STATUS_CANCELLED ||
            state == MIGRATION_STATUS_FAILED;
 }

@@ -161,11 +161,14 @@ RMigLink *rmig_link_resolve(const char *name, const RMigWaiter *waiter,
 {
     RMigLink *link = rmig_link_alloc(name, waiter, shutdown, err);
     g_autofree char *text = address_text(addr);
+    GError *local = NULL;
 
     if (!link) {
         return NULL;
     }
-    if (!resolve(link, addr, err)) {
+    if (!resolve(link, addr, &local)) {
+        rmig_link_find_cause(link, &local);
+        g_propagate_error(err, local);
         g_prefix_error(err, "resolving %s over RDMA: ", text);
         rmig_link_free(link);
         return NULL;
@@ -209,13 +212,12 @@ static bool complete_connection(RMigLink *link, GError **err)
     return true;
 }
 
-bool rmig_link_connect(RMigLink *link, uint32_t flags, uint32_t *answer,
-                       GError **err)
+static bool connect_link(RMigLink *link, uint32_t flags, uint32_t *answer,
+                         GError **err)
 {
     uint8_t priv[RMIG_WIRE_PRIVATE_BYTES];
     struct rdma_conn_param param;
     RMigWirePrivate peer;
-    GError *local = NULL;
 
     fill_conn_param(link, &param, priv, flags);
     if (rdma_connect(link->id, &param) != 0) {
@@ -223,19 +225,26 @@ bool rmig_link_connect(RMigLink *link, uint32_t flags, uint32_t *answer,
         return false;
     }
     if (!wait_for_state(link, RMIG_LINK_ANSWERED, RMIG_LINK_CONNECT_MS,
-                        "the peer to accept the connection", err)) {
-        return false;
-    }
-    if (!complete_connection(link, &local)) {
-        rmig_link_find_cause(link, &local);
-        g_propagate_error(err, local);
-        return false;
-    }
-    if (!rmig_wire_private_unpack(link->peer_private,
+                        "the peer to accept the connection", err) ||
+        !complete_connection(link, err) ||
+        !rmig_wire_private_unpack(link->peer_private,
                                   link->peer_private_bytes, &peer, err)) {
         return false;
     }
     *answer = peer.flags & flags;
+    return true;
+}
+
+bool rmig_link_connect(RMigLink *link, uint32_t flags, uint32_t *answer,
+                       GError **err)
+{
+    GError *local = NULL;
+
+    if (!connect_link(link, flags, answer, &local)) {
+        rmig_link_find_cause(link, &local);
+        g_propagate_error(err, local);
+        return false;
+    }
     return true;
 }
 

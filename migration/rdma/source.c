@@ -590,14 +590,14 @@ bool rmig_source_end(RMigSource *s, GError **err)
 {
     GError *local = NULL;
 
+    if (s->back.control) {
+        rmig_control_expect(s->back.control);
+    }
     if (!rmig_link_check(s->main.link, &local) ||
         !rmig_stream_flush(&s->main.stream, &local) ||
         !rmig_link_settle(s->main.link, LAST_MESSAGE_MS, &local)) {
         give_up(s, local, err);
         return false;
-    }
-    if (s->back.control) {
-        rmig_control_expect(s->back.control);
     }
     return true;
 }

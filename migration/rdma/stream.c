@@ -101,6 +101,25 @@ static ssize_t next_message(RMigStream *s, bool wait, GError **err)
     return 1;
 }
 
+/*
+ * A peer that gave up takes back what it has sent before: a destination that
+ * was stopped must not complete a migration that has failed, for then the
+ * guest runs on where it was.
+ */
+static bool peer_gave_up(const RMigStream *s, GError **err)
+{
+    GError *local = NULL;
+
+    if (rmig_link_check(rmig_control_link(s->control), &local) ||
+        !g_error_matches(local, RMIG_CONTROL_ERROR,
+                         RMIG_CONTROL_ERROR_PEER)) {
+        g_clear_error(&local);
+        return false;
+    }
+    g_propagate_error(err, local);
+    return true;
+}
+
 ssize_t rmig_stream_read(RMigStream *s, void *buf, size_t size, bool wait,
                          GError **err)
 {
@@ -112,6 +131,9 @@ ssize_t rmig_stream_read(RMigStream *s, void *buf, size_t size, bool wait,
         if (ret <= 0) {
             return ret;
         }
+    }
+    if (peer_gave_up(s, err)) {
+        return -1;
     }
     part = MIN(size, s->left);
     memcpy(buf, s->data, part);

@@ -108,6 +108,16 @@ static void test_connect_abandoned(void)
     g_assert_false(rmig_link_connect(f.link, 0, &answer, &err));
     assert_says(&err, RMIG_LINK_ERROR_CLOSED, "the peer closed");
     teardown(&f);
+
+    /* or of the device, which was removed just before */
+    setup(&f);
+    f.link = resolve_link(&f);
+    fake_rdma_event(RDMA_CM_EVENT_DEVICE_REMOVAL, 0, NULL, 0);
+    fake_rdma.fail_call = "rdma_connect";
+    fake_rdma.fail_errno = EINVAL;
+    g_assert_false(rmig_link_connect(f.link, 0, &answer, &err));
+    assert_says(&err, RMIG_LINK_ERROR_FAILED, "device was removed");
+    teardown(&f);
 }
 
 static void resolve_fails(Step *a, Step *b, const char *call, int errnum,

@@ -245,6 +245,23 @@ static void test_read_end(void)
     teardown(&f);
 }
 
+/* Not so when it gave up: then what is still unread is void, too */
+static void test_read_void(void)
+{
+    g_autoptr(GError) err = NULL;
+    uint8_t buf[8];
+    Fixture f;
+
+    setup(&f, false);
+    script_data(&f, "abcdef", 6);
+    g_assert_cmpint(rmig_stream_read(&f.stream, buf, 2, true, NULL), ==, 2);
+    fake_link_script_type(f.link, RMIG_WIRE_ERROR);
+    g_assert_cmpint(rmig_link_poll(f.link, NULL), ==, 1);
+    g_assert_cmpint(rmig_stream_read(&f.stream, buf, 8, true, &err), ==, -1);
+    g_assert_error(err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PEER);
+    teardown(&f);
+}
+
 static void test_read_fails(void)
 {
     static const RMigWireType commands[] = {
@@ -292,6 +309,7 @@ int main(int argc, char **argv)
     g_test_add_func("/stream/read/holds-buffer", test_read_holds_buffer);
     g_test_add_func("/stream/read/would-block", test_would_block);
     g_test_add_func("/stream/read/end", test_read_end);
+    g_test_add_func("/stream/read/void", test_read_void);
     g_test_add_func("/stream/read/fails", test_read_fails);
     return g_test_run();
 }
