@@ -141,6 +141,13 @@ static ssize_t qio_channel_rdma_readv(QIOChannel *ioc, const struct iovec *iov,
         /* 0 as well: who has read that the stream is over reads no further */
         if (got <= 0) {
             stream_failed(rioc, errp, err);
+            if (rioc->source) {
+                /*
+                 * Without a return path it cannot end well; QEMU would look
+                 * only when the destination has everything.
+                 */
+                rmig_source_shutdown(rioc->source);
+            }
             return -1;
         }
         total += got;
