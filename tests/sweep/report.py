@@ -31,8 +31,9 @@ crashes, the source's guest runs on, both sides let everything go (memory
 regions, pinned memory, queue pairs, completion queues, domains, identifiers),
 each side's error names the cause as it sees it, the monitor answers within 2 s
 (but for completion and device state, in which QEMU keeps it waiting while the
-last of a stopped guest goes out, over any transport), and a following migration from the same source to a fresh
-destination brings all memory across, compared byte for byte.
+last of a stopped guest goes out, over any transport), and a following migration
+from the same source to a fresh destination brings all memory across, compared
+byte for byte.
 
 """
 
@@ -98,7 +99,7 @@ def _legend(kept: Iterable[Result]) -> List[str]:
     for problem, text in PROBLEMS.items():
         if problem in seen:
             lines.append(f"- **{MARKS[problem]}**: {text}")
-    lines += ["", "+ : the destination has completed as well: only its report "
+    lines += ["", "\\+ : the destination has completed as well: only its report "
               "of that was lost.", "Whoever manages the two must let one guest "
               "run; libvirt starts the destination", "with -S for that, as "
               "is done here.", "", "– : the fault cannot happen there:", ""]
@@ -116,18 +117,21 @@ def _legend(kept: Iterable[Result]) -> List[str]:
 
 
 def _summary(kept: Dict[Key, Result]) -> List[str]:
-    lines = ["| | cases | pass | " + " | ".join(
-        PROBLEMS) + " |", "|" + " --- |" * (3 + len(PROBLEMS))]
-    for qemu in QEMUS:
-        results = [result for key, result in kept.items() if key[0] == qemu]
-        counts = [sum(problem in result.problems for result in results)
-                  for problem in PROBLEMS]
-        lines.append(f"| {qemu} | {len(results)} | "
-                     f"{sum(result.ok for result in results)} | "
-                     + " | ".join(str(count or "") for count in counts)
-                     + " |")
-    return lines + ["", "The columns count cases with that problem; one can "
-                    "have several.", ""]
+    """How many cases have which problem; one can have several."""
+    of = {qemu: [result for key, result in kept.items() if key[0] == qemu]
+          for qemu in QEMUS}
+    rows = [("cases", [len(of[qemu]) for qemu in QEMUS]),
+            ("pass", [sum(result.ok for result in of[qemu])
+                      for qemu in QEMUS])]
+    for problem, text in PROBLEMS.items():
+        counts = [sum(problem in result.problems for result in of[qemu])
+                  for qemu in QEMUS]
+        if any(counts):
+            rows.append((text, counts))
+    lines = ["| | " + " | ".join(QEMUS) + " |", "| --- | --- | --- |"]
+    lines += [f"| {text} | " + " | ".join(map(str, counts)) + " |"
+              for text, counts in rows]
+    return lines + ["", "A case can have several problems.", ""]
 
 
 def write_table(path: pathlib.Path, kept: Dict[Key, Result]) -> None:
