@@ -78,7 +78,7 @@ static void assert_says(GError **err, int code, const char *needle)
     g_clear_error(err);
 }
 
-/* The link wakes its waiters every second, which must not start the time anew */
+/* The link wakes its waiters every second: that must not put the end off */
 static void test_writes_hang(void)
 {
     GError *err = NULL;
