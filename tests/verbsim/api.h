@@ -53,13 +53,17 @@ void vs_event_put(int fd, unsigned tokens);
  * @fd is O_NONBLOCK; NULL with errno as read() would.
  */
 void *vs_event_get(int fd, GQueue *queue);
-/* Removes the entries of @queue that @differs finds equal to @object, with
- * their tokens; @fd -1: they have none. */
+/*
+ * Removes the entries of @queue that @differs finds equal to @object, with
+ * their tokens; @fd -1: they have none.
+ */
 void vs_event_purge(int fd, GQueue *queue, const void *object,
                     GCompareFunc differs, GDestroyNotify destroy);
 
-/* Asynchronous events of @object that nobody took are dropped; then waits
- * until those that were taken are acknowledged. */
+/*
+ * Asynchronous events of @object that nobody took are dropped; then waits
+ * until those that were taken are acknowledged.
+ */
 void vs_async_forget(VsContext *context, void *object, const unsigned *got);
 /* A freeze has ended. */
 void vs_async_unfrozen(void);

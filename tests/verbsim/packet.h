@@ -17,8 +17,7 @@ typedef enum VsPktKind {
     VS_PKT_ACK,                 /* all up to psn */
     VS_PKT_NAK,                 /* psn, code */
     VS_PKT_READ_REPLY,          /* psn; a VsExtent follows: pull it */
-    VS_PKT_LOST,                /* the fabric's own: psn met a link that is
-                                 * down, so the time-out may start */
+    VS_PKT_LOST,                /* psn met a dead link: time-outs may start */
     VS_PKT_CM,                  /* librdmacm's payload follows */
     VS_PKT_COMMAND,             /* text for the control socket follows */
     VS_PKT_ANSWER,              /* text */

@@ -18,7 +18,7 @@
 
 enum { READ_CHUNK = 256 * 1024 };
 
-static GPtrArray *peers;        /* those with a socket; each holds a reference */
+static GPtrArray *peers;        /* with a socket; each holds a reference */
 
 VsPeer *vs_peer_ref(VsPeer *peer)
 {

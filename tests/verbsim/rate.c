@@ -222,12 +222,16 @@ int main(int argc, char **argv)
     pid_t child;
 
     if (!piece || AREA % piece || !rounds || rounds > MAX_ROUNDS) {
-        fprintf(stderr, "usage: %s [ROUNDS (1-%d)] [PIECE-KIB (a power of 2)]\n",
+        fprintf(stderr, "usage: %s [ROUNDS (1-%d)] [PIECE-KIB (power of 2)]\n",
                 argv[0], MAX_ROUNDS);
         return EXIT_FAILURE;
     }
     host = host ? host : "127.0.0.1";
-    if (pipe(ready) < 0 || pipe(done) < 0 || (child = fork()) < 0) {
+    if (pipe(ready) < 0 || pipe(done) < 0) {
+        die("pipe");
+    }
+    child = fork();
+    if (child < 0) {
         die("fork");
     }
     if (!child) {

@@ -352,13 +352,15 @@ static void transmit(VsQp *qp, VsSendWqe *wqe, uint32_t psn)
         return;
     }
     for (unsigned i = 0; i < wqe->num_sge && !is_read(wqe); i++) {
-        if (wqe->sge[i].length) {
-            VsMr *mr = vs_mr_get(wqe->sge[i].lkey, vs_qp_pd(qp), wqe->sge[i].addr,
-                                 wqe->sge[i].length, 0);
+        const struct ibv_sge *sge = &wqe->sge[i];
+
+        if (sge->length) {
+            /* The key has been looked at since the lock was taken. */
+            VsMr *mr = vs_mr_get(sge->lkey, vs_qp_pd(qp), sge->addr,
+                                 sge->length, 0);
 
             extents[request.num_extents++] = (VsExtent) {
-                (uintptr_t)vs_mr_pointer(mr, wqe->sge[i].addr),
-                wqe->sge[i].length,
+                (uintptr_t)vs_mr_pointer(mr, sge->addr), sge->length,
             };
             vs_mr_put(mr);
         }

@@ -182,14 +182,13 @@ const char *vs_control_name(int type);
 /* ------------------------------------------------------------------- fault */
 
 typedef enum VsSite {
-    VS_SITE_SEND,               /* requester, before the packet; name: control */
+    VS_SITE_SEND,               /* requester, before it goes; name: control */
     VS_SITE_WRITE,              /* requester */
     VS_SITE_READ,               /* requester */
     VS_SITE_RECV,               /* responder, a SEND that found its receive */
     VS_SITE_REGISTER,
     VS_SITE_DEREGISTER,
-    VS_SITE_CM,                 /* an event about to be queued; name: without
-                                 * its RDMA_CM_EVENT_ */
+    VS_SITE_CM,                 /* an event; name: without RDMA_CM_EVENT_ */
 } VsSite;
 
 typedef enum VsAction {
@@ -323,7 +322,8 @@ VS_EXPORT VsPeer *vs_peer_get(unsigned slot);
 VS_EXPORT VsPeer *vs_peer_ref(VsPeer *peer);
 VS_EXPORT void vs_peer_unref(VsPeer *peer);
 /* A CM packet; the profile's latency and the link's state apply. */
-VS_EXPORT void vs_peer_send_cm(VsPeer *peer, const void *payload, size_t length);
+VS_EXPORT void vs_peer_send_cm(VsPeer *peer, const void *payload,
+                               size_t length);
 
 /* --------------------------------------------------------------------- mr */
 
@@ -440,7 +440,7 @@ struct VsQp {
         unsigned retries, rnr_retries;
         bool waiting_rnr;
         bool lost;              /* the fabric lost something: timer runs */
-        bool failed;            /* one has failed here: nothing behind it goes */
+        bool failed;            /* one has failed: nothing behind it goes */
         uint64_t hold_until_ns; /* a delay fault */
         VsTimer retry;          /* retransmission, RNR */
         VsTimer pace;           /* completions that are due later, delays */
@@ -494,7 +494,10 @@ void vs_qp_foreach(void (*fn)(VsQp *qp, void *opaque), void *opaque);
 
 /* qp.c sets the state (and traces); these are requester's and responder's. */
 void vs_qp_set_state(VsQp *qp, enum ibv_qp_state state);
-/* Was the entry at @index of the send queue sent before?  In SQD no other is. */
+/*
+ * Was the entry at @index of the send queue sent before?  In SQD no other
+ * is.
+ */
 bool vs_qp_has_begun(const VsQp *qp, uint32_t index);
 /* In SQD: raises SQ_DRAINED once all that was sent has completed. */
 void vs_qp_check_drained(VsQp *qp);
@@ -526,16 +529,20 @@ struct VsContext {
     unsigned children;          /* PDs, CQs, channels, QPs, MRs */
 };
 
-/* Queues an asynchronous event for the owner of @element (QP or CQ), or, for
- * port and device events, for every open context. */
+/*
+ * Queues an asynchronous event for the owner of @element (QP or CQ), or, for
+ * port and device events, for every open context.
+ */
 void vs_async_event(enum ibv_event_type type, void *element);
 
 /* The port's attributes and the GID table: one entry for each local address. */
 VS_EXPORT int vs_gid_index(const struct sockaddr *addr);    /* or -1 */
 VS_EXPORT void vs_gid_of(const struct sockaddr *addr, union ibv_gid *gid);
 
-/* At exit: one line on stderr and in the trace for each kind of object that is
- * left.  Returns how many objects that were. */
+/*
+ * At exit: one line on stderr and in the trace for each kind of object that is
+ * left.  Returns how many objects that were.
+ */
 unsigned vs_device_report_leaks(void);
 
 /*
