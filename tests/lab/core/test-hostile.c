@@ -505,7 +505,12 @@ static void test_oversized_message(void)
         /* until it fails */
     }
     g_test_message("%s", err->message);
-    expect_error(err, "SEND failed");
+    /* Its refusal and its ERROR may come in one look at the queue */
+    if (!strstr(err->message, "the peer gave up")) {
+        expect_error(err, "SEND failed");
+    } else {
+        g_error_free(err);
+    }
     fixture_end(&f, "RECV failed");
 }
 
