@@ -14,25 +14,46 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-/* Can the last byte of each remote piece be read? */
+enum { PAGE = 4096 };
+
+static bool byte_is_readable(pid_t pid, uintptr_t addr)
+{
+    char byte;
+    struct iovec to = { &byte, 1 };
+    struct iovec from = { (void *)addr, 1 };
+
+    return process_vm_readv(pid, &to, 1, &from, 1, 0) == 1;
+}
+
+/* Can a byte of each page of each remote piece be read? */
 static bool remote_is_readable(pid_t pid, const struct iovec *remote,
                                unsigned num_remote)
 {
     for (unsigned i = 0; i < num_remote; i++) {
-        size_t length = remote[i].iov_len;
-        char *base = remote[i].iov_base;
+        uintptr_t at = (uintptr_t)remote[i].iov_base;
+        uintptr_t end = at + remote[i].iov_len;
 
-        for (size_t at = 0; at < length; at += 4096) {
-            char byte;
-            struct iovec to = { &byte, 1 };
-            struct iovec from = { base + at, 1 };
-
-            if (process_vm_readv(pid, &to, 1, &from, 1, 0) != 1) {
+        for (; at < end; at = (at / PAGE + 1) * PAGE) {
+            if (!byte_is_readable(pid, at)) {
                 return false;
             }
         }
     }
     return true;
+}
+
+/* Not the memory is at fault, but who asks for it. */
+static void complain_of_permission(pid_t pid)
+{
+    static bool said;
+
+    if (!said) {
+        said = true;
+        vs_complain("process %d may not read the memory of process %d: run "
+                    "both as the same user and in the same user namespace, "
+                    "and neither with file capabilities", (int)getpid(),
+                    (int)pid);
+    }
 }
 
 int vs_copy(pid_t pid, const struct iovec *local, unsigned num_local,
@@ -52,6 +73,9 @@ int vs_copy(pid_t pid, const struct iovec *local, unsigned num_local,
     }
     if (n < 0 && errno == ESRCH) {
         return VS_COPY_GONE;
+    }
+    if (n < 0 && errno == EPERM) {
+        complain_of_permission(pid);
     }
     return remote_is_readable(pid, remote, num_remote) ? VS_COPY_BAD_LOCAL
                                                        : VS_COPY_BAD_REMOTE;

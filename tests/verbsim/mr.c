@@ -188,6 +188,7 @@ static int check_arguments(const void *addr, uint64_t length, uint64_t iova,
     uint64_t start = (uintptr_t)addr;
 
     if (access & UNSUPPORTED_ACCESS) {
+        vs_unimplemented("ibv_reg_mr: on-demand or zero-based memory");
         return EOPNOTSUPP;
     }
     if (access & ~(KNOWN_ACCESS | (int)IBV_ACCESS_OPTIONAL_RANGE)) {
@@ -312,6 +313,7 @@ static int reg_locked(VsMr *mr)
     if (error) {
         return error;
     }
+    mr->ibv.context = pd->ibv.context;
     pthread_mutex_unlock(&vs_lock);
     error = take_time(mr->ibv.addr, mr->ibv.length, mr->pinned_bytes,
                       mr->access, delay_ns);
@@ -334,7 +336,6 @@ static struct ibv_mr *reg(struct ibv_pd *pd, void *addr, size_t length,
     VsMr *mr = g_new0(VsMr, 1);
     int error = check_arguments(addr, length, iova, access);
 
-    mr->ibv.context = pd->context;
     mr->ibv.pd = pd;
     mr->ibv.addr = addr;
     mr->ibv.length = length;

@@ -75,8 +75,9 @@ void vs_complain(const char *format, ...)
 
 int vs_unimplemented(const char *function)
 {
-    vs_complain("%s() is not implemented; docs/verbsim.md lists what is",
-                function);
+    /* A bare name is a function's; "NAME: WHAT" is a part of what it does. */
+    vs_complain("%s%s not implemented; docs/verbsim.md lists what is",
+                function, strchr(function, ' ') ? " is" : "() is");
     errno = ENOSYS;
     return ENOSYS;
 }

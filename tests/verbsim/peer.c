@@ -293,22 +293,21 @@ static void dispatch_all(VsPeer *peer)
     }
 }
 
+/*
+ * One portion only: a peer that keeps writing must not keep the NIC from its
+ * timers and from others.  epoll tells again, of the end as well.
+ */
 void vs_peer_readable(VsPeer *peer)
 {
+    guint had = peer->in->len;
     ssize_t n;
 
-    /* To the end, which may be that of the channel: an edge tells once. */
-    do {
-        guint had = peer->in->len;
-
-        g_byte_array_set_size(peer->in, had + READ_CHUNK);
-        n = read(peer->fd, peer->in->data + had, READ_CHUNK);
-        g_byte_array_set_size(peer->in, had + (guint)MAX(n, 0));
-        if (n > 0) {
-            dispatch_all(peer);
-        }
-    } while (n > 0 || (n < 0 && errno == EINTR));
-    if (n == 0 || errno != EAGAIN) {
+    g_byte_array_set_size(peer->in, had + READ_CHUNK);
+    n = read(peer->fd, peer->in->data + had, READ_CHUNK);
+    g_byte_array_set_size(peer->in, had + (guint)MAX(n, 0));
+    if (n > 0) {
+        dispatch_all(peer);
+    } else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
         peer_gone(peer);
     }
 }

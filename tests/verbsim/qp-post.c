@@ -53,6 +53,8 @@ static bool is_rdma(enum ibv_wr_opcode opcode)
 
 static int check_opcode(const struct ibv_send_wr *wr)
 {
+    g_autofree char *name = NULL;
+
     switch (wr->opcode) {
     case IBV_WR_SEND:
     case IBV_WR_SEND_WITH_IMM:
@@ -62,7 +64,8 @@ static int check_opcode(const struct ibv_send_wr *wr)
     case IBV_WR_RDMA_READ:
         return wr->send_flags & IBV_SEND_INLINE ? EINVAL : 0;
     default:
-        vs_unimplemented("ibv_post_send: this opcode");
+        name = g_strdup_printf("ibv_post_send: opcode %d", (int)wr->opcode);
+        vs_unimplemented(name);
         return EINVAL;
     }
 }

@@ -272,7 +272,7 @@ static void enter(VsQp *qp, enum ibv_qp_state to)
 {
     enum ibv_qp_state from = vs_qp_ibv(qp)->state;
 
-    if (to == from && to != IBV_QPS_RESET) {
+    if (to == from && to != IBV_QPS_RESET && to != IBV_QPS_ERR) {
         return;
     }
     switch (to) {

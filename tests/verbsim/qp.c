@@ -311,5 +311,9 @@ int ibv_query_ece(struct ibv_qp *qp, struct ibv_ece *ece)
 int ibv_set_ece(struct ibv_qp *qp, struct ibv_ece *ece)
 {
     (void)qp;
-    return ece->vendor_id ? EOPNOTSUPP : 0;
+    if (!ece->vendor_id) {
+        return 0;
+    }
+    vs_unimplemented(__func__);
+    return EOPNOTSUPP;
 }

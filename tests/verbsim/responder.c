@@ -419,6 +419,7 @@ static bool find_receive(Job *job)
 static void respond_read(Job *job)
 {
     VsQp *qp = job->qp;
+    const Effect *last;
     VsExtent extent;
     VsPkt pkt = {
         .kind = VS_PKT_READ_REPLY,
@@ -441,6 +442,11 @@ static void respond_read(Job *job)
     pkt.due_ns = after_flight(job->pkt->due_ns);
     if (pkt.due_ns || vs_shape.bytes_per_ns > 0) {
         pkt.due_ns = MAX(pkt.due_ns, vs_shape_transmit(extent.length));
+    }
+    /* It answers what came before it as well, which may be due later. */
+    last = g_queue_peek_tail(&qp->resp.effects);
+    if (last) {
+        pkt.due_ns = MAX(pkt.due_ns, after_flight(last->due_ns));
     }
     vs_peer_send(qp->peer, &pkt, &extent, sizeof(extent), NULL, 0);
 }

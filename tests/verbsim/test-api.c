@@ -15,6 +15,7 @@
 #include <poll.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 enum { BYTES = 4096, DEPTH = 8, INLINE = 64, WAIT_US = 10 * 1000000 };
@@ -352,6 +353,44 @@ static void test_misuse(Fixture *f, gconstpointer data)
     g_assert_cmpint(ibv_destroy_comp_channel(f->channel), ==, EBUSY);
 }
 
+/* --------------------------------------------------------- memory that goes */
+
+/*
+ * A part of registered memory is unmapped, which real adapters would not
+ * notice.  The requester is at fault, and the responder lives on; also where
+ * only the last page is missing, and the data begins in the middle of one.
+ */
+static void test_unmapped_source(Fixture *f, gconstpointer data)
+{
+    char *area = mmap(NULL, 2 * BYTES, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct ibv_mr *mr = ibv_reg_mr(f->pd, area, 2 * BYTES,
+                                   IBV_ACCESS_LOCAL_WRITE);
+    struct ibv_sge sge = { (uintptr_t)area + 100, BYTES, mr->lkey };
+    struct ibv_send_wr *bad, wr = {
+        .sg_list = &sge, .num_sge = 1, .opcode = IBV_WR_RDMA_WRITE,
+        .send_flags = IBV_SEND_SIGNALED,
+        .wr.rdma = { .remote_addr = (uintptr_t)f->target,
+                     .rkey = f->to->rkey },
+    };
+    gint64 until = g_get_monotonic_time() + WAIT_US;
+    struct ibv_qp_init_attr init;
+    struct ibv_qp_attr attr;
+    struct ibv_wc wc;
+
+    (void)data;
+    g_assert_cmpint(munmap(area + BYTES, BYTES), ==, 0);
+    g_assert_cmpint(ibv_post_send(f->a, &wr, &bad), ==, 0);
+    while (!ibv_poll_cq(f->cq, 1, &wc)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
+    }
+    g_assert_cmpint(wc.status, ==, IBV_WC_LOC_PROT_ERR);
+    g_assert_cmpint(ibv_query_qp(f->b, &attr, IBV_QP_STATE, &init), ==, 0);
+    g_assert_cmpint(attr.qp_state, ==, IBV_QPS_RTS);
+    g_assert_cmpint(ibv_dereg_mr(mr), ==, 0);
+    munmap(area, BYTES);
+}
+
 /* --------------------------------------------------------------------- main */
 
 int main(int argc, char **argv)
@@ -373,6 +412,7 @@ int main(int argc, char **argv)
     ADD("drain", test_drain);
     ADD("freeze", test_freeze);
     ADD("misuse", test_misuse);
+    ADD("unmapped-source", test_unmapped_source);
     status = g_test_run();
     g_unlink(script);
     return status;

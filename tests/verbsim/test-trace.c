@@ -7,7 +7,9 @@
 #include "tools-fakes.h"
 
 #include <stdio.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <glib/gstdio.h>
@@ -26,9 +28,8 @@ static char *file_of_process(pid_t pid, const char *suffix)
 }
 
 /* Runs @fn in a child with a trace of its own; returns the child's pid. */
-static pid_t traced(void (*fn)(void))
+static pid_t traced_until(void (*fn)(void), int *status)
 {
-    int status;
     pid_t pid = fork();
 
     g_assert_cmpint(pid, >=, 0);
@@ -38,9 +39,15 @@ static pid_t traced(void (*fn)(void))
         fn();
         exit(0);
     }
-    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
-    g_assert_true(WIFEXITED(status) || WIFSIGNALED(status));
+    g_assert_cmpint(waitpid(pid, status, 0), ==, pid);
     return pid;
+}
+
+static pid_t traced(void (*fn)(void))
+{
+    int status;
+
+    return traced_until(fn, &status);
 }
 
 /* ----------------------------------------------------------- control types */
@@ -162,6 +169,42 @@ static void test_fork(void)
     g_assert_cmpstr(lines[1], ==, "1000 a_b before once=1");
 }
 
+static void trace_complaint(void)
+{
+    VS_TRACE("complaint", "again=1");
+}
+
+static void onto_a_full_disk(void)
+{
+    struct rlimit limit = { 65536, 65536 };
+
+    signal(SIGXFSZ, SIG_IGN);
+    alarm(20);                  /* a hang is a failure */
+    fake_on_complaint = trace_complaint;
+    if (setrlimit(RLIMIT_FSIZE, &limit) < 0) {
+        abort();
+    }
+    many_lines();
+    vs_trace_flush();
+    if (vs_trace_on) {
+        abort();
+    }
+    _exit(7);
+}
+
+/* A trace that cannot be written ends; the program goes on. */
+static void test_full_disk(void)
+{
+    int status;
+    pid_t pid = traced_until(onto_a_full_disk, &status);
+    g_autofree char *text = file_of_process(pid, "trace");
+    g_autofree char *stats = file_of_process(pid, "stats");
+
+    g_assert_true(WIFEXITED(status));
+    g_assert_cmpint(WEXITSTATUS(status), ==, 7);
+    g_assert_cmpuint(strlen(text), ==, 65536);
+}
+
 /* ---------------------------------------------------------------- counters */
 
 static void count_and_die(void)
@@ -228,6 +271,7 @@ int main(int argc, char **argv)
     g_test_add_func("/trace/lines", test_lines);
     g_test_add_func("/trace/long-line", test_long_line);
     g_test_add_func("/trace/fork", test_fork);
+    g_test_add_func("/trace/full-disk", test_full_disk);
     g_test_add_func("/trace/killed", test_killed);
     g_test_add_func("/trace/without-trace", test_without_trace);
     status = g_test_run();

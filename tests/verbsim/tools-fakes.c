@@ -19,6 +19,8 @@ uint64_t vs_now_ns(void)
     return fake_now_ns;
 }
 
+void (*fake_on_complaint)(void);
+
 void vs_complain(const char *format, ...)
 {
     va_list args;
@@ -28,6 +30,9 @@ void vs_complain(const char *format, ...)
     vfprintf(stderr, format, args);
     fputc('\n', stderr);
     va_end(args);
+    if (fake_on_complaint) {
+        fake_on_complaint();
+    }
 }
 
 void vs_timer_set(VsTimer *timer, uint64_t at_ns)

@@ -19,4 +19,7 @@ extern GString *fake_log;
 /* The log so far, which is cleared (g_free()). */
 char *fake_take_log(void);
 
+/* Called by vs_complain(): the real one writes a line into the trace. */
+extern void (*fake_on_complaint)(void);
+
 #endif

@@ -221,10 +221,13 @@ static void write_out(void)
             continue;
         }
         if (n <= 0) {
-            vs_complain("the trace ends here: %s", strerror(errno));
+            int error = errno;
+
+            /* First of all: the complaint must not become a line of it. */
+            vs_trace_on = false;
             close(trace_fd);
             trace_fd = -1;
-            vs_trace_on = false;
+            vs_complain("the trace ends here: %s", strerror(error));
             break;
         }
         done += n;

@@ -25,9 +25,9 @@
  *   cm*        librdmacm.so.1, on top of all of this
  *
  * Locking: vs_lock guards all that is declared here.  The NIC thread holds it
- * except while it sleeps, copies guest data, or reads and writes sockets; API
- * calls hold it for as long as they run, but not while they sleep.  Functions
- * declared here want it held unless they say otherwise.
+ * except while it sleeps and while it copies data; API calls hold it for as
+ * long as they run, but not while they sleep.  Functions declared here want it
+ * held unless they say otherwise.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
