@@ -143,8 +143,9 @@ bool rmig_link_check(const RMigLink *link, GError **err)
  * most @timeout_ms
  *
  * False with @err if a request has failed; what is merely late is no failure.
- * For the end of a connection, whatever ended it: it does not look at the kept
- * error nor at a shutdown, and is the one wait that is not rmig_link_step().
+ * For the end of a connection or of its stream, whatever ended it: it does not
+ * look at the kept error nor at a shutdown, and does not wait by
+ * rmig_link_step().
  */
 bool rmig_link_settle(RMigLink *link, int64_t timeout_ms, GError **err);
 /* The queue pair leaves RTS: the peer cannot write here any more */
