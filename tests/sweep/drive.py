@@ -388,25 +388,27 @@ class Drive:
             return
         info = vm.migration()
         result.errors["destination"] = "\n".join(
-            [info.get("error-desc", ""), vm.stderr_text()])
-        self.released(vm, {"cm_id": 1, "cm_channel": 1} if status in ("none", "setup")
-                      else {})
+            [info.get("error-desc", ""), vm.stderr_text()]).strip()
+        listens = status in ("none", "setup")
+        self.released(vm, {"cm_id": 1, "cm_channel": 1} if listens else {})
 
     def names_cause(self) -> None:
         """Each side that can speak says what is wrong, as it sees it."""
-        fault = self.case.fault
         for side in (SOURCE, DESTINATION):
-            words = fault.own if side == self.case.side else fault.peer
-            if self.case.return_path:
-                # The other connection's loss may be seen first.
-                words += "|" + plan.LOST
+            words = self.case.words(side)
             text = self.result.errors.get(side)
+            if text is None:
+                continue                # it has gone, with what it could say
             if side == DESTINATION and self.case.phase == plan.CONNECTING:
                 continue                # there was no migration yet
             if side == DESTINATION and self.result.destination == "completed":
                 continue                # only the report of it was lost
-            if text is not None and not re.search(words, text, re.I | re.S):
-                self.result.bad("error", f"the {side} says: {text.strip()}")
+            if words == plan.NO_ERROR:
+                if not self.case.survives:      # else it "broke" already
+                    self.result.bad("error", f"the {side}, which should be "
+                                    f"gone, says: {text}")
+            elif not re.search(words, text, re.I | re.S):
+                self.result.bad("error", f"the {side} says: {text or '-'}")
 
     def after_failure(self) -> None:
         self.guest_runs()

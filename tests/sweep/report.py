@@ -29,11 +29,20 @@ Debian's QEMU 10.0 ("stock"). Real QEMUs with a working guest, over
 A case passes when the migration ends as it should within its limit, no QEMU
 crashes, the source's guest runs on, both sides let everything go (memory
 regions, pinned memory, queue pairs, completion queues, domains, identifiers),
-each side's error names the cause as it sees it, the monitor answers within 2 s
-(but for completion and device state, in which QEMU keeps it waiting while the
-last of a stopped guest goes out, over any transport), and a following migration
-from the same source to a fresh destination brings all memory across, compared
-byte for byte.
+each side's error names the cause as it sees it (not asked of a destination in
+connecting: it listens on), the monitor answers within 2 s (but for completion
+and device state, in which QEMU keeps it waiting while the last of a stopped
+guest goes out, over any transport), and all memory arrives, compared byte for
+byte: by the migration itself where it goes on, else by a following one from the
+same source to a fresh destination. That goes over RDMA again, except after the
+removal of the source's device: then a migration over RDMA must fail, and the
+one that follows goes over a unix socket. After a source is killed there is
+none: nothing is left to migrate.
+
+Exempt are two cases of the return path at the destination, "receive: too small"
+and "CM disconnect": QEMU drops the error of a return path that it sends on, so
+that the destination says only that the source gave up or closed the connection.
+The source, there too, must name the cause.
 
 """
 
