@@ -57,15 +57,55 @@ extern void (*rmig_trace)(const char *line);
 bool rmig_memlock_allows(uint64_t bytes, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 
-/* What one side of a migration did so far; all counted since it was created */
+/* Worker threads that register memory, for a configuration without a wish */
+#define RMIG_REGISTER_THREADS 6
+
+/* Why the source could not go on writing pages */
+typedef enum RMigStall {
+    RMIG_STALL_LATE,    /* the page's memory was asked for ahead, too late */
+    RMIG_STALL_UNKNOWN, /* nothing had said that this memory comes next */
+    RMIG_STALL_BUDGET,  /* other memory had to be let go first */
+    RMIG_STALLS
+} RMigStall;
+
+/*
+ * What one side of a migration did so far, and how it stands; all counted since
+ * it was created.  Times are in ns.
+ */
 typedef struct RMigCounters {
-    uint64_t write_bytes;       /* by RDMA Write, posted or about to be */
-    uint64_t writes;            /* work requests */
-    uint64_t control_bytes;     /* of messages, without the stream's bytes */
-    uint64_t control_messages;  /* sent */
-    uint64_t zero_runs;         /* COMPRESS messages */
+    char device[64];     /* its name, "" without a connection */
+    uint32_t extensions; /* RMIG_EXTENSION_*, granted by both sides */
+    bool pins_all;       /* granted by both sides */
+    /* Bytes of RAM and buffers; a limit of UINT64_MAX is none */
+    uint64_t pinned;
+    uint64_t pinned_peak;
+    uint64_t pin_limit;
+    /* The same of the peer, as far as the source knows; dest: 0 */
+    uint64_t peer_pinned;
+    uint64_t peer_pinned_peak;
+    uint64_t peer_pin_limit; /* 0: it has not said */
     uint64_t chunks_registered;
+    uint64_t chunks_again;   /* of these, that had been evicted before */
+    uint64_t chunks_evicted; /* let go to stay within a limit */
+    uint64_t chunks_refused; /* by this side's device or by the peer */
+    uint64_t register_hidden_ns;  /* of registering, behind other work */
+    uint64_t register_exposed_ns; /* that the source waited for */
+    uint64_t stalls[RMIG_STALLS];
+    uint64_t stall_ns[RMIG_STALLS];
+    uint64_t window_bytes;   /* how far ahead memory is registered now */
+    uint64_t write_bytes;    /* by RDMA Write, posted or about to be */
+    uint64_t writes;         /* work requests */
+    uint64_t data_pages;     /* handed over, not zero */
+    uint64_t zero_pages;     /* handed over, zero */
+    uint64_t skipped_pages;  /* of these, that were not even read */
+    uint64_t zero_runs;      /* records of COMPRESS */
+    uint64_t control_bytes;  /* of messages, without the stream's bytes */
+    uint64_t control_messages; /* sent */
 } RMigCounters;
+
+/* Bits of RMigCounters.extensions; docs/rdma.txt, "Versions and flags" */
+#define RMIG_EXTENSION_BATCH (1u << 1)
+#define RMIG_EXTENSION_BUDGET (1u << 2)
 
 /*
  * A byte stream, in the direction that its place in the protocol gives it.
@@ -106,6 +146,13 @@ typedef struct RMigSourceConfig {
     bool (*is_zero)(const void *host, uint64_t len);
     bool pin_all;     /* ask for whole-block registration */
     bool return_path; /* open a second connection */
+    /*
+     * Bytes that this side may pin, with its buffers; 0: what the memory-lock
+     * limit allows
+     */
+    uint64_t pin_limit;
+    unsigned register_threads; /* 0: the caller's own thread registers */
+    bool version_1_only; /* offer no extensions; for tests and benchmarks */
 } RMigSourceConfig;
 
 RMigSource *rmig_source_new(const RMigSourceConfig *config, GError **err)
@@ -140,6 +187,38 @@ RMigStream *rmig_source_return_stream(RMigSource *source);
 bool rmig_source_add_block(RMigSource *source, const char *name, void *host,
                            uint64_t offset, uint64_t length, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
+
+/*
+ * What the caller knows about a block's memory.  All of it may be missing (an
+ * all-zero struct): then everything is taken for dirty, and nothing is skipped.
+ */
+typedef struct RMigBlockHints {
+    /*
+     * A bit for each page of 1 << @page_shift bytes that is still to be handed
+     * over; NULL: all.  Not owned, lives until rmig_source_close(); read
+     * without a lock, so it only decides what is registered ahead.
+     */
+    const unsigned long *dirty;
+    unsigned page_shift;
+    /*
+     * The memory is private and anonymous: a page without a mapping has never
+     * been touched and reads as zeros.  Unsound for shared and for file-backed
+     * memory, whose contents may lie elsewhere.
+     */
+    bool anonymous;
+    /*
+     * Aligned stretches of so many bytes are cleared as one in the hypervisor's
+     * dirty log before their first page is handed over, so a look at the whole
+     * stretch then is a look at memory whose further changes will be seen.
+     * 0: only single pages are.
+     */
+    uint64_t clear_bytes;
+} RMigBlockHints;
+
+/* For the block at @block_offset, after rmig_source_add_block() */
+void rmig_source_hint_block(RMigSource *source, uint64_t block_offset,
+                            const RMigBlockHints *hints);
+
 /*
  * rmig_source_exchange: learn where the destination has these blocks
  *
@@ -183,7 +262,13 @@ bool rmig_source_finish(RMigSource *source, GError **err)
 bool rmig_source_end(RMigSource *source, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 
-void rmig_source_counters(const RMigSource *source, RMigCounters *counters);
+/* Any thread, until rmig_source_free() */
+void rmig_source_counters(RMigSource *source, RMigCounters *counters);
+/*
+ * Bytes that left by other ways than the stream, or will: write_bytes and
+ * control_bytes.  The source's own thread; cheap enough for every page.
+ */
+uint64_t rmig_source_sent_bytes(const RMigSource *source);
 /* Any thread: all waits end, now and later */
 void rmig_source_shutdown(RMigSource *source);
 /*
@@ -202,7 +287,10 @@ typedef struct RMigDestOps {
      * block.  In any order; the order is that of rmig_dest_note_block().
      */
     bool (*list_blocks)(void *opaque, GError **err);
-    /* Make [host, host + len) zero; @len any multiple of nothing */
+    /*
+     * Make [host, host + len) zero; @len any multiple of nothing.  Any thread,
+     * several at a time.
+     */
     void (*zero)(void *opaque, void *host, uint64_t len);
     /* Bytes of guest RAM, roughly, to judge whether pin-all can work */
     uint64_t (*ram_bytes)(void *opaque);
@@ -214,6 +302,9 @@ typedef struct RMigDestConfig {
     RMigWaiter waiter;
     const RMigDestOps *ops;
     void *opaque;
+    uint64_t pin_limit;        /* as the source's */
+    unsigned register_threads; /* likewise; they also clear memory */
+    bool version_1_only;       /* likewise */
 } RMigDestConfig;
 
 /*
@@ -261,6 +352,9 @@ bool rmig_dest_note_block(RMigDest *dest, const char *name, GError **err)
 bool rmig_dest_add_block(RMigDest *dest, const char *name, void *host,
                          uint64_t offset, uint64_t length, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
+/* For the block at @offset, after rmig_dest_add_block(); of @hints anonymous */
+void rmig_dest_hint_block(RMigDest *dest, uint64_t offset,
+                          const RMigBlockHints *hints);
 /*
  * rmig_dest_handle: the stream announced the RAM hook: serve the source's
  * commands until it goes back to the stream
@@ -273,7 +367,8 @@ bool rmig_dest_handle(RMigDest *dest, GError **err) G_GNUC_WARN_UNUSED_RESULT;
  */
 void rmig_dest_revoke(RMigDest *dest);
 
-void rmig_dest_counters(const RMigDest *dest, RMigCounters *counters);
+/* Any thread, until rmig_dest_free() */
+void rmig_dest_counters(RMigDest *dest, RMigCounters *counters);
 void rmig_dest_shutdown(RMigDest *dest);
 void rmig_dest_close(RMigDest *dest, bool failed);
 

@@ -167,6 +167,12 @@ bool rmig_dest_add_block(RMigDest *d, const char *name, void *host,
     return rmig_blocks_add(&d->blocks, name, host, offset, length, err);
 }
 
+void rmig_dest_hint_block(RMigDest *d, uint64_t offset,
+                          const RMigBlockHints *hints)
+{
+    g_assert(rmig_blocks_by_offset(&d->blocks, offset) && hints);
+}
+
 /* What the source has named in its stream, in its order */
 static bool learn_blocks(RMigDest *d, GError **err)
 {
@@ -393,7 +399,7 @@ void rmig_dest_revoke(RMigDest *d)
     }
 }
 
-void rmig_dest_counters(const RMigDest *d, RMigCounters *counters)
+void rmig_dest_counters(RMigDest *d, RMigCounters *counters)
 {
     memset(counters, 0, sizeof(*counters));
     counters->chunks_registered = d->table.chunks_registered;

@@ -602,7 +602,7 @@ bool rmig_source_end(RMigSource *s, GError **err)
     return true;
 }
 
-void rmig_source_counters(const RMigSource *s, RMigCounters *counters)
+void rmig_source_counters(RMigSource *s, RMigCounters *counters)
 {
     memset(counters, 0, sizeof(*counters));
     /* A run that still grows counts too: rate limits go by single pages */
@@ -615,6 +615,18 @@ void rmig_source_counters(const RMigSource *s, RMigCounters *counters)
         counters->control_messages =
             rmig_control_sent_messages(s->main.control);
     }
+}
+
+uint64_t rmig_source_sent_bytes(const RMigSource *s)
+{
+    return s->writer.bytes + s->writer.run_bytes +
+           (s->main.control ? rmig_control_sent_bytes(s->main.control) : 0);
+}
+
+void rmig_source_hint_block(RMigSource *s, uint64_t block_offset,
+                            const RMigBlockHints *hints)
+{
+    g_assert(rmig_blocks_by_offset(&s->blocks, block_offset) && hints);
 }
 
 void rmig_source_shutdown(RMigSource *s)
