@@ -68,7 +68,7 @@ void rmig_dest_stop_listening(RMigDest *d)
 static uint32_t grant(RMigDest *d, uint32_t asked)
 {
     g_autoptr(GError) err = NULL;
-    uint32_t flags = asked & RMIG_WIRE_FLAGS_KNOWN;
+    uint32_t flags = asked & RMIG_WIRE_FLAG_PIN_ALL;
 
     if ((flags & RMIG_WIRE_FLAG_PIN_ALL) &&
         !rmig_memlock_allows(d->config.ops->ram_bytes(d->config.opaque),
@@ -87,10 +87,12 @@ static uint32_t grant(RMigDest *d, uint32_t asked)
 static bool accept_link(RMigDest *d, RMigConn *conn, RMigLink *link,
                         uint32_t flags, GError **err)
 {
+    RMigWirePrivate granted = { .flags = flags };
+
     if (!rmig_conn_init(conn, link, conn == &d->back, err)) {
         return false;
     }
-    if (!rmig_link_accept(link, flags, err)) {
+    if (!rmig_link_accept(link, &granted, err)) {
         rmig_conn_cleanup(conn);
         return false;
     }
@@ -100,7 +102,7 @@ static bool accept_link(RMigDest *d, RMigConn *conn, RMigLink *link,
 RMigAccepted rmig_dest_accept(RMigDest *d, GError **err)
 {
     bool is_main = !d->main.link;
-    uint32_t asked = 0;
+    RMigWirePrivate asked = { 0 };
     uint32_t flags;
     RMigLink *link;
 
@@ -119,8 +121,8 @@ RMigAccepted rmig_dest_accept(RMigDest *d, GError **err)
         rmig_link_free(link);
         return RMIG_ACCEPTED_NOTHING;
     }
-    flags = is_main ? grant(d, asked) :
-            d->pins_all ? RMIG_WIRE_FLAG_PIN_ALL & asked : 0;
+    flags = is_main ? grant(d, asked.flags) :
+            d->pins_all ? RMIG_WIRE_FLAG_PIN_ALL & asked.flags : 0;
     if (!accept_link(d, is_main ? &d->main : &d->back, link, flags, err)) {
         return RMIG_ACCEPTED_NOTHING;
     }

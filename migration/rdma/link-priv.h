@@ -38,7 +38,11 @@ struct RMigLink {
     bool armed; /* the completion queue owes us an event, or has sent it */
     int epoll_fd;
     int timer_fd;
-    uint8_t peer_private[RMIG_WIRE_PRIVATE_BYTES];
+    /* rmig_link_watch() */
+    int watched_fd; /* not owned; -1: none */
+    void (*watched_ready)(void *opaque);
+    void *watched_opaque;
+    uint8_t peer_private[RMIG_WIRE_PRIVATE_MAX_BYTES];
     size_t peer_private_bytes;
     /* Heartbeat */
     RMigWork probe;

@@ -176,15 +176,16 @@ RMigLink *rmig_link_resolve(const char *name, const RMigWaiter *waiter,
     return link;
 }
 
+/* @buf: RMIG_WIRE_PRIVATE_MAX_BYTES, needed as long as @param */
 static void fill_conn_param(RMigLink *link, struct rdma_conn_param *param,
-                            uint8_t *priv, uint32_t flags)
+                            uint8_t *buf, const RMigWirePrivate *priv)
 {
-    RMigWirePrivate ours = { .version = RMIG_WIRE_VERSION, .flags = flags };
+    RMigWirePrivate ours = *priv;
 
-    rmig_wire_private_pack(priv, &ours);
+    ours.version = RMIG_WIRE_VERSION;
     memset(param, 0, sizeof(*param));
-    param->private_data = priv;
-    param->private_data_len = RMIG_WIRE_PRIVATE_BYTES;
+    param->private_data = buf;
+    param->private_data_len = rmig_wire_private_pack(buf, &ours);
     param->responder_resources = 2;
     param->initiator_depth = 2;
     param->retry_count = RETRY_COUNT;
@@ -212,14 +213,22 @@ static bool complete_connection(RMigLink *link, GError **err)
     return true;
 }
 
-static bool connect_link(RMigLink *link, uint32_t flags, uint32_t *answer,
-                         GError **err)
+/* What does not hold must not be acted upon */
+static void keep_flags(RMigWirePrivate *priv, uint32_t flags)
 {
-    uint8_t priv[RMIG_WIRE_PRIVATE_BYTES];
-    struct rdma_conn_param param;
-    RMigWirePrivate peer;
+    priv->flags &= flags;
+    if (!(priv->flags & RMIG_WIRE_FLAG_BUDGET)) {
+        priv->pin_bytes = 0;
+    }
+}
 
-    fill_conn_param(link, &param, priv, flags);
+static bool connect_link(RMigLink *link, const RMigWirePrivate *ask,
+                         RMigWirePrivate *answer, GError **err)
+{
+    uint8_t buf[RMIG_WIRE_PRIVATE_MAX_BYTES];
+    struct rdma_conn_param param;
+
+    fill_conn_param(link, &param, buf, ask);
     if (rdma_connect(link->id, &param) != 0) {
         set_link_error(err, "connecting", errno);
         return false;
@@ -228,19 +237,21 @@ static bool connect_link(RMigLink *link, uint32_t flags, uint32_t *answer,
                         "the peer to accept the connection", err) ||
         !complete_connection(link, err) ||
         !rmig_wire_private_unpack(link->peer_private,
-                                  link->peer_private_bytes, &peer, err)) {
+                                  link->peer_private_bytes, answer, err)) {
         return false;
     }
-    *answer = peer.flags & flags;
+    keep_flags(answer, ask->flags);
+    RMIG_LOG("%s: asked for flags 0x%x, granted 0x%x", link->name, ask->flags,
+             answer->flags);
     return true;
 }
 
-bool rmig_link_connect(RMigLink *link, uint32_t flags, uint32_t *answer,
-                       GError **err)
+bool rmig_link_connect(RMigLink *link, const RMigWirePrivate *ask,
+                       RMigWirePrivate *answer, GError **err)
 {
     GError *local = NULL;
 
-    if (!connect_link(link, flags, answer, &local)) {
+    if (!connect_link(link, ask, answer, &local)) {
         rmig_link_find_cause(link, &local);
         g_propagate_error(err, local);
         return false;
@@ -358,9 +369,8 @@ static RMigLink *adopt_request(struct rdma_cm_id *id, const char *name,
 
 RMigLink *rmig_listener_take(RMigListener *listener, const char *name,
                              const RMigWaiter *waiter, RMigShutdown *shutdown,
-                             uint32_t *flags, GError **err)
+                             RMigWirePrivate *asked, GError **err)
 {
-    RMigWirePrivate peer;
     struct rdma_cm_event *event;
     struct rdma_cm_id *id = NULL;
     GError *refusal = NULL;
@@ -373,8 +383,8 @@ RMigLink *rmig_listener_take(RMigListener *listener, const char *name,
         id = event->id;
         if (rmig_wire_private_unpack(event->param.conn.private_data,
                                      event->param.conn.private_data_len,
-                                     &peer, &refusal)) {
-            *flags = peer.flags;
+                                     asked, &refusal)) {
+            keep_flags(asked, RMIG_WIRE_FLAGS_KNOWN);
         }
     } else if (event->event == RDMA_CM_EVENT_DEVICE_REMOVAL) {
         g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
@@ -398,12 +408,14 @@ RMigLink *rmig_listener_take(RMigListener *listener, const char *name,
     return link;
 }
 
-bool rmig_link_accept(RMigLink *link, uint32_t flags, GError **err)
+bool rmig_link_accept(RMigLink *link, const RMigWirePrivate *granted,
+                      GError **err)
 {
-    uint8_t priv[RMIG_WIRE_PRIVATE_BYTES];
+    uint8_t buf[RMIG_WIRE_PRIVATE_MAX_BYTES];
     struct rdma_conn_param param;
 
-    fill_conn_param(link, &param, priv, flags);
+    RMIG_LOG("%s: granting flags 0x%x", link->name, granted->flags);
+    fill_conn_param(link, &param, buf, granted);
     if (!ready_queue_pair(link, err)) {
         return false;
     }
@@ -418,10 +430,10 @@ bool rmig_link_accept(RMigLink *link, uint32_t flags, GError **err)
 void rmig_link_refuse(RMigLink *link)
 {
     RMigWirePrivate ours = { .version = RMIG_WIRE_VERSION };
-    uint8_t priv[RMIG_WIRE_PRIVATE_BYTES];
+    uint8_t buf[RMIG_WIRE_PRIVATE_MAX_BYTES];
+    size_t bytes = rmig_wire_private_pack(buf, &ours);
 
-    rmig_wire_private_pack(priv, &ours);
-    if (rdma_reject(link->id, priv, sizeof(priv)) != 0) {
+    if (rdma_reject(link->id, buf, bytes) != 0) {
         RMIG_LOG("refusing a connection failed: %s", g_strerror(errno));
     }
     link->state = RMIG_LINK_DOWN;

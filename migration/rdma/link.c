@@ -129,6 +129,28 @@ bool rmig_link_watch_verbs(RMigLink *link, GError **err)
     return watch_fd(link, rmig_verbs_fd(link->verbs), err);
 }
 
+bool rmig_link_watch(RMigLink *link, int fd, void (*ready)(void *opaque),
+                     void *opaque, GError **err)
+{
+    if (link->watched_fd >= 0 &&
+        epoll_ctl(link->epoll_fd, EPOLL_CTL_DEL, link->watched_fd,
+                  NULL) < 0) {
+        RMIG_LOG("%s: a descriptor cannot be unwatched: %s", link->name,
+                 g_strerror(errno));
+    }
+    link->watched_fd = -1;
+    if (fd < 0) {
+        return true;
+    }
+    if (!watch_fd(link, fd, err)) {
+        return false;
+    }
+    link->watched_fd = fd;
+    link->watched_ready = ready;
+    link->watched_opaque = opaque;
+    return true;
+}
+
 RMigLink *rmig_link_alloc(const char *name, const RMigWaiter *waiter,
                           RMigShutdown *shutdown, GError **err)
 {
@@ -141,6 +163,7 @@ RMigLink *rmig_link_alloc(const char *name, const RMigWaiter *waiter,
     link->name = name;
     link->waiter = *waiter;
     link->shutdown = shutdown;
+    link->watched_fd = -1;
     link->last_activity_us = g_get_monotonic_time();
     link->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     link->timer_fd = timerfd_create(CLOCK_MONOTONIC,
@@ -186,6 +209,11 @@ RMigVerbs *rmig_link_verbs(RMigLink *link)
 int rmig_link_fd(const RMigLink *link)
 {
     return link->epoll_fd;
+}
+
+const char *rmig_link_device_name(const RMigLink *link)
+{
+    return link->verbs ? rmig_verbs_device_name(link->verbs) : "";
 }
 
 bool rmig_link_is_up(const RMigLink *link)
@@ -288,7 +316,8 @@ static void note_rejection(RMigLink *link, const void *priv, size_t bytes)
     RMigWirePrivate peer;
 
     /* The connection manager pads with zeros: version 0 is no statement */
-    if (!priv || bytes < sizeof(peer) || ((const uint8_t *)priv)[3] == 0 ||
+    if (!priv || bytes < RMIG_WIRE_PRIVATE_BYTES ||
+        ((const uint8_t *)priv)[3] == 0 ||
         rmig_wire_private_unpack(priv, bytes, &peer, &err)) {
         return;
     }
@@ -448,7 +477,7 @@ static void take_tick(RMigLink *link)
 /* Handle whatever made the epoll fd readable; returns events that matter */
 static int take_fds(RMigLink *link)
 {
-    struct epoll_event ev[4];
+    struct epoll_event ev[5];
     int n = epoll_wait(link->epoll_fd, ev, G_N_ELEMENTS(ev), 0);
     int seen = 0;
 
@@ -462,6 +491,9 @@ static int take_fds(RMigLink *link)
             rmig_verbs_take_events(link->verbs);
             link->armed = false;
             /* Its completion may be younger than our look at the queue */
+            seen++;
+        } else if (ev[i].data.fd == link->watched_fd) {
+            link->watched_ready(link->watched_opaque);
             seen++;
         }
     }

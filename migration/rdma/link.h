@@ -10,7 +10,8 @@
  * Thread: one at a time per link; rmig_shutdown_trigger() from any.
  *
  * Waiting.  An epoll fd gathers the completion channel, the CM event channel,
- * the shutdown eventfd and a timerfd that ticks once a second.  Every wait is
+ * the shutdown eventfd, a timerfd that ticks once a second and, if a caller
+ * wants it, one descriptor of that caller's (rmig_link_watch).  Every wait is
  * rmig_link_step(): handle what is there, else sleep on that fd through the
  * function that the caller supplied.  Deadlines are seen at a tick, so they
  * are kept to the second.  The same tick posts the heartbeat: a zero-length
@@ -70,11 +71,16 @@ RMigLink *rmig_link_resolve(const char *name, const RMigWaiter *waiter,
     G_GNUC_WARN_UNUSED_RESULT;
 /*
  * rmig_link_connect: active side
- * @flags: RMIG_WIRE_FLAG_* to ask for
- * @answer: the flags that the peer granted: never more than @flags
+ * @ask: the flags to ask for and, if BUDGET is one of them, pin_bytes; the
+ *     version need not be set
+ * @answer: what the peer granted: never a flag that was not asked for, and
+ *     the peer's pin_bytes if BUDGET is one of them, else 0
+ *
+ * The two must be different objects.
  */
-bool rmig_link_connect(RMigLink *link, uint32_t flags, uint32_t *answer,
-                       GError **err) G_GNUC_WARN_UNUSED_RESULT;
+bool rmig_link_connect(RMigLink *link, const RMigWirePrivate *ask,
+                       RMigWirePrivate *answer, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
 
 RMigListener *rmig_listener_new(const struct sockaddr *addr, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
@@ -85,7 +91,8 @@ int rmig_listener_fd(const RMigListener *listener);
 uint16_t rmig_listener_port(const RMigListener *listener);
 /*
  * rmig_listener_take: passive side: the next request, if there is one
- * @flags: what the peer asks for
+ * @asked: what the peer asks for, without the flags that are not known here;
+ *     only valid if there is a link
  *
  * Returns NULL without an error when there is none, or with one when it could
  * not be used (it has been refused then).  The link is like that of
@@ -93,17 +100,43 @@ uint16_t rmig_listener_port(const RMigListener *listener);
  */
 RMigLink *rmig_listener_take(RMigListener *listener, const char *name,
                              const RMigWaiter *waiter, RMigShutdown *shutdown,
-                             uint32_t *flags, GError **err)
+                             RMigWirePrivate *asked, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
-/* @flags: granted */
-bool rmig_link_accept(RMigLink *link, uint32_t flags, GError **err)
-    G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_link_accept: passive side
+ * @granted: flags of @asked that hold from now on and, if BUDGET is one of
+ *     them, our own pin_bytes; the version need not be set
+ */
+bool rmig_link_accept(RMigLink *link, const RMigWirePrivate *granted,
+                      GError **err) G_GNUC_WARN_UNUSED_RESULT;
 void rmig_link_refuse(RMigLink *link);
 /* Whether both links come from the same host (the ports may differ) */
 bool rmig_link_same_peer(const RMigLink *a, const RMigLink *b);
 
 RMigVerbs *rmig_link_verbs(RMigLink *link);
 int rmig_link_fd(const RMigLink *link);
+/* The RDMA device's name; "" before there is one; valid as long as @link */
+const char *rmig_link_device_name(const RMigLink *link);
+
+/*
+ * rmig_link_watch: let a descriptor wake those who wait on this link
+ * @fd: takes the place of the one that was watched before; -1: of none
+ * @ready: called with @opaque, in the thread that uses the link, from
+ *     rmig_link_step() and rmig_link_arm() when @fd is readable, which counts
+ *     as something that happened.  It must take what makes @fd readable (of an
+ *     eventfd, its count), or nobody sleeps any more.  It may call
+ *     rmig_link_watch().
+ *
+ * Any thread may make @fd readable.  It stays the caller's, and open until it
+ * is not watched any more or the link is freed.  rmig_link_poll() makes no
+ * system call and so does not look at it, and rmig_link_step() only looks
+ * when nothing else has happened: a caller that is kept busy by completions
+ * must see for itself.
+ *
+ * On failure nothing is watched.
+ */
+bool rmig_link_watch(RMigLink *link, int fd, void (*ready)(void *opaque),
+                     void *opaque, GError **err) G_GNUC_WARN_UNUSED_RESULT;
 
 /*
  * rmig_link_poll: handle what has completed, without a system call

@@ -101,16 +101,19 @@ static bool connect_one(RMigSource *s, RMigConn *conn, const char *name,
                         const struct sockaddr *addr, uint32_t flags,
                         uint32_t *granted, GError **err)
 {
+    RMigWirePrivate ask = { .flags = flags };
+    RMigWirePrivate answer;
     RMigLink *link = rmig_link_resolve(name, &s->config.waiter, s->shutdown,
                                        addr, err);
 
     if (!link || !rmig_conn_init(conn, link, conn == &s->main, err)) {
         return false;
     }
-    if (!rmig_link_connect(link, flags, granted, err)) {
+    if (!rmig_link_connect(link, &ask, &answer, err)) {
         rmig_conn_cleanup(conn);
         return false;
     }
+    *granted = answer.flags;
     return true;
 }
 

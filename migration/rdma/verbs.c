@@ -359,6 +359,11 @@ bool rmig_verbs_post_recv(RMigVerbs *v, RMigWork *work, RMigMr *mr,
     return true;
 }
 
+const char *rmig_verbs_device_name(const RMigVerbs *v)
+{
+    return ibv_get_device_name(v->device->device);
+}
+
 unsigned rmig_verbs_write_room(const RMigVerbs *v)
 {
     unsigned limit = v->send_slots - RMIG_VERBS_SLOTS_RESERVED;

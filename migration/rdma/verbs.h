@@ -93,6 +93,9 @@ bool rmig_verbs_post_write(RMigVerbs *verbs, RMigWork *work, bool signalled,
 bool rmig_verbs_post_probe(RMigVerbs *verbs, RMigWork *work, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 
+/* As libibverbs calls the device; valid as long as @verbs */
+const char *rmig_verbs_device_name(const RMigVerbs *verbs);
+
 /* Slots that an RDMA Write may take now */
 unsigned rmig_verbs_write_room(const RMigVerbs *verbs);
 /* Work requests on the send queue whose slots are not yet given back */

@@ -122,13 +122,20 @@ void rmig_wire_header_pack(uint8_t *buf, const RMigWireHeader *header)
     g_assert(p == buf + RMIG_WIRE_HEADER_BYTES);
 }
 
-void rmig_wire_private_pack(uint8_t *buf, const RMigWirePrivate *priv)
+size_t rmig_wire_private_pack(uint8_t *buf, const RMigWirePrivate *priv)
 {
     uint8_t *p = buf;
 
     put32(&p, priv->version);
     put32(&p, priv->flags);
     g_assert(p == buf + RMIG_WIRE_PRIVATE_BYTES);
+    if (priv->flags & RMIG_WIRE_FLAG_BUDGET) {
+        put32(&p, RMIG_WIRE_EXTENSION_BYTES);
+        put32(&p, 0);
+        put64(&p, priv->pin_bytes);
+        g_assert(p == buf + RMIG_WIRE_PRIVATE_MAX_BYTES);
+    }
+    return p - buf;
 }
 
 void rmig_wire_block_pack(uint8_t *buf, const RMigWireBlock *block)
@@ -230,6 +237,32 @@ void rmig_wire_zero_run_unpack(const RMigWireMessage *msg, uint32_t i,
     run->length = get64(&p);
 }
 
+/* @p: behind the first RMIG_WIRE_PRIVATE_BYTES of @bytes */
+static bool unpack_extension(const uint8_t *p, size_t bytes,
+                             RMigWirePrivate *priv, GError **err)
+{
+    uint32_t length;
+
+    if (bytes < RMIG_WIRE_PRIVATE_MAX_BYTES) {
+        g_set_error(err, RMIG_WIRE_ERROR_QUARK, 0,
+                    "the peer's private data announces an extension record "
+                    "and has %zu bytes, %u are needed", bytes,
+                    RMIG_WIRE_PRIVATE_MAX_BYTES);
+        return false;
+    }
+    length = get32(&p);
+    if (length < RMIG_WIRE_EXTENSION_BYTES) {
+        g_set_error(err, RMIG_WIRE_ERROR_QUARK, 0,
+                    "the extension record in the peer's private data has %u "
+                    "bytes, it must have at least %u", length,
+                    RMIG_WIRE_EXTENSION_BYTES);
+        return false;
+    }
+    get32(&p); /* padding */
+    priv->pin_bytes = get64(&p);
+    return true;
+}
+
 bool rmig_wire_private_unpack(const void *buf, size_t bytes,
                               RMigWirePrivate *priv, GError **err)
 {
@@ -245,6 +278,7 @@ bool rmig_wire_private_unpack(const void *buf, size_t bytes,
 
     priv->version = get32(&p);
     priv->flags = get32(&p);
+    priv->pin_bytes = 0;
     if (priv->version == 0 || priv->version > RMIG_WIRE_VERSION) {
         g_set_error(err, RMIG_WIRE_ERROR_QUARK, 0,
                     "the peer speaks version %u of the RDMA migration "
@@ -252,7 +286,8 @@ bool rmig_wire_private_unpack(const void *buf, size_t bytes,
                     priv->version, RMIG_WIRE_VERSION);
         return false;
     }
-    return true;
+    return !(priv->flags & RMIG_WIRE_FLAG_BUDGET) ||
+           unpack_extension(p, bytes, priv, err);
 }
 
 /* Sets @msg->n_records */

@@ -22,12 +22,18 @@
 
 #define RMIG_WIRE_VERSION 1u
 
-/* Flags in the private data */
+/* Flags in the private data; docs/rdma.txt, "Versions and flags" */
 #define RMIG_WIRE_FLAG_PIN_ALL (1u << 0)
-#define RMIG_WIRE_FLAGS_KNOWN RMIG_WIRE_FLAG_PIN_ALL
+#define RMIG_WIRE_FLAG_BATCH (1u << 1)
+#define RMIG_WIRE_FLAG_BUDGET (1u << 2) /* an extension record follows */
+#define RMIG_WIRE_FLAGS_KNOWN \
+    (RMIG_WIRE_FLAG_PIN_ALL | RMIG_WIRE_FLAG_BATCH | RMIG_WIRE_FLAG_BUDGET)
 
 /* Sizes in bytes */
-#define RMIG_WIRE_PRIVATE_BYTES 8u
+#define RMIG_WIRE_PRIVATE_BYTES 8u /* without an extension record */
+#define RMIG_WIRE_EXTENSION_BYTES 16u
+#define RMIG_WIRE_PRIVATE_MAX_BYTES \
+    (RMIG_WIRE_PRIVATE_BYTES + RMIG_WIRE_EXTENSION_BYTES)
 #define RMIG_WIRE_HEADER_BYTES 16u
 #define RMIG_WIRE_BLOCK_BYTES 32u
 #define RMIG_WIRE_REGISTER_BYTES 24u
@@ -67,6 +73,12 @@ typedef struct RMigWireHeader {
 typedef struct RMigWirePrivate {
     uint32_t version;
     uint32_t flags;
+    /*
+     * Bytes of guest RAM that the sender is willing to have pinned on its
+     * side; UINT64_MAX: no limit.  0 without RMIG_WIRE_FLAG_BUDGET; with it 0
+     * is legal, too, and means none.
+     */
+    uint64_t pin_bytes;
 } RMigWirePrivate;
 
 typedef struct RMigWireBlock {
@@ -112,9 +124,17 @@ GQuark rmig_wire_error_quark(void);
 /* The type's name, or "unknown"; never NULL */
 const char *rmig_wire_type_name(uint32_t type);
 
+/*
+ * rmig_wire_private_pack: write our private data
+ * @buf: RMIG_WIRE_PRIVATE_MAX_BYTES
+ *
+ * Returns how many bytes were written: with RMIG_WIRE_FLAG_BUDGET all, with
+ * the extension record, else RMIG_WIRE_PRIVATE_BYTES.
+ */
+size_t rmig_wire_private_pack(uint8_t *buf, const RMigWirePrivate *priv);
+
 /* Each pack writes exactly the number of bytes of the constant above */
 void rmig_wire_header_pack(uint8_t *buf, const RMigWireHeader *header);
-void rmig_wire_private_pack(uint8_t *buf, const RMigWirePrivate *priv);
 void rmig_wire_block_pack(uint8_t *buf, const RMigWireBlock *block);
 void rmig_wire_register_pack(uint8_t *buf, const RMigWireRegister *reg);
 void rmig_wire_result_pack(uint8_t *buf, const RMigWireResult *result);
@@ -135,11 +155,13 @@ void rmig_wire_zero_run_unpack(const RMigWireMessage *msg, uint32_t i,
 
 /*
  * rmig_wire_private_unpack: read a peer's private data
- * @buf, @bytes: as the connection manager gave it; bytes behind the first
- *     eight are ignored (they are padding, or an extension record)
+ * @buf, @bytes: as the connection manager gave it, which pads with zeros
  *
- * Fails if fewer than eight bytes came or the version is 0 or above ours; the
- * message names both versions.  Flags are returned as they came.
+ * Fails if fewer than eight bytes came; if the version is 0 or above ours (the
+ * message names both); or if RMIG_WIRE_FLAG_BUDGET is set and no extension
+ * record of at least RMIG_WIRE_EXTENSION_BYTES follows.  A longer record is one
+ * of a later version: its beginning is read.  All other bytes are ignored.
+ * Flags are returned as they came.
  */
 bool rmig_wire_private_unpack(const void *buf, size_t bytes,
                               RMigWirePrivate *priv, GError **err)

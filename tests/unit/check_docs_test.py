@@ -94,6 +94,16 @@ class CheckDocs(unittest.TestCase):
                     '    1      PIN_ALL          ')
         self.check('flag PIN_ALL: the document says 1', 'the flags of the')
 
+    def test_missing_flag(self):
+        self.change(DOC, '    2      BUDGET ', '    (2)    BUDGET ')
+        self.check('flag BUDGET: the document says None', 'the flags of the')
+
+    def test_extension(self):
+        self.change(DOC, '    8-15   u64   pin_bytes ',
+                    '    8-15   u64   pin_kib   ')
+        self.check("field extension: the document says {'length': (0, 4), "
+                   "'pin_kib': (8, 8)}")
+
     def test_state(self):
         self.change(DOC, 'that answer arrives                           IDLE',
                     'that answer arrives                           REST')
@@ -121,6 +131,13 @@ class CheckDocs(unittest.TestCase):
         self.change(wire, 'put32(&p, header->len);\n',
                     'put32(&p, header->type);\n    put32(&p, header->len);\n')
         self.check('field header: the document says', built=False)
+
+    def test_code_moves_the_extension(self):
+        wire = 'migration/rdma/wire.c'
+        self.change(wire, '    length = get32(&p);\n',
+                    '    get32(&p);\n    length = get32(&p);\n')
+        self.check("the code {'pin_bytes': (8, 8), 'length': (4, 4)}",
+                   built=False)
 
     def test_code_moves_a_constant(self):
         self.change('migration/rdma/wire.h', 'RECORDS_MAX 4096u',

@@ -7,6 +7,7 @@
  */
 #include "fake-link.h"
 
+#include <poll.h>
 #include <string.h>
 
 GQuark rmig_link_error_quark(void)
@@ -19,6 +20,7 @@ RMigLink *fake_link_new(void)
     RMigLink *link = g_new0(RMigLink, 1);
 
     link->verbs = fake_verbs_new();
+    link->watched_fd = -1;
     g_queue_init(&link->script);
     return link;
 }
@@ -104,6 +106,20 @@ static void ask_peer(RMigLink *link)
     }
 }
 
+/* Whether what is watched says something, now or in a moment */
+static bool watched_happens(RMigLink *link, bool due)
+{
+    struct pollfd pfd = { .fd = link->watched_fd, .events = POLLIN };
+
+    if (link->watched_fd < 0 ||
+        (!due && (link->watched_wait_ms == 0 ||
+                  poll(&pfd, 1, link->watched_wait_ms) <= 0))) {
+        return false;
+    }
+    link->watched_ready(link->watched_opaque);
+    return true;
+}
+
 /* Lets one thing happen; false if there is nothing left that could */
 static bool happen(RMigLink *link)
 {
@@ -112,8 +128,12 @@ static bool happen(RMigLink *link)
     gsize len;
     const void *data;
 
+    if (link->watched_due) {
+        link->watched_due = false;
+        return watched_happens(link, true);
+    }
     if (link->frozen) {
-        return false;
+        return watched_happens(link, false);
     }
     if (g_queue_is_empty(&link->script)) {
         ask_peer(link);
@@ -135,7 +155,7 @@ static bool happen(RMigLink *link)
     }
     ripe = fake_verbs_ripe(link->verbs, 0);
     fake_verbs_complete(link->verbs, ripe);
-    return ripe > 0;
+    return ripe > 0 || watched_happens(link, false);
 }
 
 int rmig_link_poll(RMigLink *link, GError **err)
@@ -227,6 +247,22 @@ void rmig_link_disconnect(RMigLink *link)
 RMigVerbs *rmig_link_verbs(RMigLink *link)
 {
     return link->verbs;
+}
+
+const char *rmig_link_device_name(const RMigLink *link)
+{
+    (void)link;
+    return "fake0";
+}
+
+bool rmig_link_watch(RMigLink *link, int fd, void (*ready)(void *opaque),
+                     void *opaque, GError **err)
+{
+    (void)err;
+    link->watched_fd = fd;
+    link->watched_ready = ready;
+    link->watched_opaque = opaque;
+    return true;
 }
 
 int rmig_link_fd(const RMigLink *link)

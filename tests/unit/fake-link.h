@@ -25,9 +25,14 @@ struct RMigLink {
     unsigned answered; /* posts that the peer has seen */
     unsigned steps;
     bool disconnected;
-    /* Setting up: what the peer asked for or will grant, what it was given */
+    /*
+     * Setting up: the flags that the peer asked for or will grant, and those
+     * that it was asked for or given; of pin_bytes likewise
+     */
     uint32_t asked;
     uint32_t granted;
+    uint64_t asked_pin_bytes;
+    uint64_t granted_pin_bytes;
     bool cannot_connect;
     bool frozen;         /* nothing arrives or completes any more */
     bool break_settling; /* the last message fails */
@@ -35,6 +40,16 @@ struct RMigLink {
     bool up;
     unsigned host; /* a number for the host that the peer is on */
     RMigShutdown *shutdown;
+    /* rmig_link_watch(): what it was given, for a test to see or to call */
+    int watched_fd; /* -1: none */
+    void (*watched_ready)(void *opaque);
+    void *watched_opaque;
+    bool watched_due; /* the next step says once that the descriptor is ready */
+    /*
+     * How long a step for which nothing is left waits for the descriptor, for
+     * tests with threads; 0: it is not looked at
+     */
+    int watched_wait_ms;
 };
 
 RMigLink *fake_link_new(void);

@@ -28,7 +28,7 @@ static int timer_fd = -1;
 typedef struct FakeEvent {
     struct rdma_cm_event event;
     struct rdma_event_channel *channel;
-    uint8_t private_data[56];
+    uint8_t private_data[196]; /* most that an acceptance can carry */
 } FakeEvent;
 
 /* Whether this call is the one that is to fail; sets errno */
@@ -518,6 +518,7 @@ static void push_event(struct rdma_cm_id *id, enum rdma_cm_event_type type,
     made->event.id = id;
     made->event.event = type;
     made->event.status = status;
+    g_assert_cmpuint(len, <=, sizeof(made->private_data));
     if (len) {
         memcpy(made->private_data, private_data, len);
         made->event.param.conn.private_data = made->private_data;

@@ -61,8 +61,8 @@ RMigLink *rmig_link_resolve(const char *name, const RMigWaiter *waiter,
     return link;
 }
 
-bool rmig_link_connect(RMigLink *link, uint32_t flags, uint32_t *answer,
-                       GError **err)
+bool rmig_link_connect(RMigLink *link, const RMigWirePrivate *ask,
+                       RMigWirePrivate *answer, GError **err)
 {
     /* the peer may send as soon as it is connected */
     g_assert_cmpuint(g_queue_get_length(&link->verbs->recvs), >, 0);
@@ -71,8 +71,15 @@ bool rmig_link_connect(RMigLink *link, uint32_t flags, uint32_t *answer,
                     "connection refused");
         return false;
     }
-    link->asked = flags;
-    *answer = flags & link->granted;
+    link->asked = ask->flags;
+    link->asked_pin_bytes = ask->pin_bytes;
+    *answer = (RMigWirePrivate) {
+        .version = RMIG_WIRE_VERSION,
+        .flags = ask->flags & link->granted,
+    };
+    if (answer->flags & RMIG_WIRE_FLAG_BUDGET) {
+        answer->pin_bytes = link->granted_pin_bytes;
+    }
     link->up = true;
     return true;
 }
@@ -103,7 +110,7 @@ uint16_t rmig_listener_port(const RMigListener *listener)
 
 RMigLink *rmig_listener_take(RMigListener *listener, const char *name,
                              const RMigWaiter *waiter, RMigShutdown *shutdown,
-                             uint32_t *flags, GError **err)
+                             RMigWirePrivate *asked, GError **err)
 {
     RMigLink *link = g_queue_pop_head(&offered);
 
@@ -112,13 +119,20 @@ RMigLink *rmig_listener_take(RMigListener *listener, const char *name,
     (void)waiter;
     (void)err;
     if (link) {
-        *flags = link->asked;
+        *asked = (RMigWirePrivate) {
+            .version = RMIG_WIRE_VERSION,
+            .flags = link->asked & RMIG_WIRE_FLAGS_KNOWN,
+        };
+        if (asked->flags & RMIG_WIRE_FLAG_BUDGET) {
+            asked->pin_bytes = link->asked_pin_bytes;
+        }
         link->shutdown = shutdown;
     }
     return link;
 }
 
-bool rmig_link_accept(RMigLink *link, uint32_t flags, GError **err)
+bool rmig_link_accept(RMigLink *link, const RMigWirePrivate *granted,
+                      GError **err)
 {
     g_assert_cmpuint(g_queue_get_length(&link->verbs->recvs), >, 0);
     if (link->cannot_connect) {
@@ -126,7 +140,8 @@ bool rmig_link_accept(RMigLink *link, uint32_t flags, GError **err)
                     "timed out while waiting for the peer");
         return false;
     }
-    link->granted = flags;
+    link->granted = granted->flags;
+    link->granted_pin_bytes = granted->pin_bytes;
     link->up = true;
     return true;
 }

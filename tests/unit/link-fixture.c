@@ -14,6 +14,8 @@
 static Step *script[8]; /* what happens at each sleep; then seconds pass */
 unsigned at;
 unsigned sleeps;
+const RMigWirePrivate ask_nothing = { 0 };
+const RMigWirePrivate ask_pin_all = { .flags = RMIG_WIRE_FLAG_PIN_ALL };
 const char accepted[8] = { 0, 0, 0, 1, 0, 0, 0, 1 };
 
 static void wait_readable(void *opaque, int fd)
@@ -131,14 +133,14 @@ void setup(Fixture *f)
 
 void setup_connected(Fixture *f)
 {
-    uint32_t answer;
+    RMigWirePrivate answer;
 
     setup(f);
     f->link = rmig_link_resolve("test", &waiter, f->shutdown, some_address(),
                                 NULL);
     g_assert_nonnull(f->link);
     g_assert_false(rmig_link_is_up(f->link));
-    g_assert_true(rmig_link_connect(f->link, 1, &answer, NULL));
+    g_assert_true(rmig_link_connect(f->link, &ask_pin_all, &answer, NULL));
     g_assert_true(rmig_link_is_up(f->link));
     set_script(NULL, NULL, NULL);
 }

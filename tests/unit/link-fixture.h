@@ -29,6 +29,9 @@ extern unsigned sleeps;
 extern Fixture *current;
 /* The private data of an acceptance: version 1, PIN_ALL */
 extern const char accepted[8];
+/* What a link may ask for or grant */
+extern const RMigWirePrivate ask_nothing;
+extern const RMigWirePrivate ask_pin_all;
 extern const RMigWaiter waiter;
 
 /* What happens at the next sleeps; then seconds pass */

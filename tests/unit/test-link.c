@@ -30,15 +30,17 @@ static unsigned step_until_failure(Fixture *f, int64_t timeout_s, GError **err)
 static void test_connect(void)
 {
     static const uint8_t asked[8] = { 0, 0, 0, 1, 0, 0, 0, 1 };
-    uint32_t answer = 99;
+    RMigWirePrivate answer;
     Fixture f;
 
     setup(&f);
     f.link = resolve_link(&f);
     g_assert_nonnull(rmig_link_verbs(f.link));
-    g_assert_true(rmig_link_connect(f.link, RMIG_WIRE_FLAG_PIN_ALL, &answer,
-                                    NULL));
-    g_assert_cmpuint(answer, ==, RMIG_WIRE_FLAG_PIN_ALL);
+    memset(&answer, 99, sizeof(answer));
+    g_assert_true(rmig_link_connect(f.link, &ask_pin_all, &answer, NULL));
+    g_assert_cmpuint(answer.version, ==, 1);
+    g_assert_cmphex(answer.flags, ==, RMIG_WIRE_FLAG_PIN_ALL);
+    g_assert_cmpuint(answer.pin_bytes, ==, 0);
     g_assert_cmpuint(fake_rdma.param.private_data_len, ==, 8);
     g_assert_cmpmem(fake_rdma.private_data, 8, asked, 8);
     g_assert_cmpuint(sleeps, ==, 3);
@@ -47,8 +49,8 @@ static void test_connect(void)
     /* what was not asked for is not granted either */
     setup(&f);
     f.link = resolve_link(&f);
-    g_assert_true(rmig_link_connect(f.link, 0, &answer, NULL));
-    g_assert_cmpuint(answer, ==, 0);
+    g_assert_true(rmig_link_connect(f.link, &ask_nothing, &answer, NULL));
+    g_assert_cmphex(answer.flags, ==, 0);
     teardown(&f);
 }
 
@@ -66,7 +68,7 @@ static void test_connect_answered(void)
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(calls); i++) {
-        uint32_t answer;
+        RMigWirePrivate answer;
         Fixture f;
         bool ok;
 
@@ -75,7 +77,7 @@ static void test_connect_answered(void)
         f.link = resolve_link(&f);
         fake_rdma.fail_call = calls[i];
         fake_rdma.fail_errno = EIO;
-        ok = rmig_link_connect(f.link, 0, &answer, NULL);
+        ok = rmig_link_connect(f.link, &ask_nothing, &answer, NULL);
         g_assert_true(ok == !calls[i]);
         g_assert_true(rmig_link_is_up(f.link) == ok);
         g_assert_cmpint(fake_rdma.established, ==, ok);
@@ -97,7 +99,7 @@ static void answered_and_left(void)
 static void test_connect_abandoned(void)
 {
     g_autoptr(GError) err = NULL;
-    uint32_t answer;
+    RMigWirePrivate answer;
     Fixture f;
 
     setup(&f);
@@ -105,7 +107,7 @@ static void test_connect_abandoned(void)
     f.link = resolve_link(&f);
     fake_rdma.fail_call = "rdma_init_qp_attr";
     fake_rdma.fail_errno = EINVAL;
-    g_assert_false(rmig_link_connect(f.link, 0, &answer, &err));
+    g_assert_false(rmig_link_connect(f.link, &ask_nothing, &answer, &err));
     assert_says(&err, RMIG_LINK_ERROR_CLOSED, "the peer closed");
     teardown(&f);
 
@@ -115,7 +117,7 @@ static void test_connect_abandoned(void)
     fake_rdma_event(RDMA_CM_EVENT_DEVICE_REMOVAL, 0, NULL, 0);
     fake_rdma.fail_call = "rdma_connect";
     fake_rdma.fail_errno = EINVAL;
-    g_assert_false(rmig_link_connect(f.link, 0, &answer, &err));
+    g_assert_false(rmig_link_connect(f.link, &ask_nothing, &answer, &err));
     assert_says(&err, RMIG_LINK_ERROR_FAILED, "device was removed");
     teardown(&f);
 }
@@ -207,6 +209,13 @@ static void accepted_by_version_2(void)
     fake_rdma_event(RDMA_CM_EVENT_ESTABLISHED, 0, priv, sizeof(priv));
 }
 
+static void refused_by_version_2_unpadded(void)
+{
+    static const uint8_t priv[8] = { 0, 0, 0, 2 };
+
+    fake_rdma_event(RDMA_CM_EVENT_REJECTED, 28, priv, sizeof(priv));
+}
+
 static void accepted_without_words(void)
 {
     fake_rdma_event(RDMA_CM_EVENT_ESTABLISHED, 0, NULL, 0);
@@ -215,14 +224,14 @@ static void accepted_without_words(void)
 static void connect_fails(Step *last, const char *needle)
 {
     g_autoptr(GError) err = NULL;
-    uint32_t answer;
+    RMigWirePrivate answer;
     Fixture f;
 
     setup(&f);
     set_script(addr_resolved, route_resolved, last);
     f.link = resolve_link(&f);
     g_assert_nonnull(f.link);
-    g_assert_false(rmig_link_connect(f.link, 0, &answer, &err));
+    g_assert_false(rmig_link_connect(f.link, &ask_nothing, &answer, &err));
     if (strstr(err->message, needle) == NULL) {
         g_error("'%s' does not say '%s'", err->message, needle);
     }
@@ -237,6 +246,7 @@ static void test_connect_fails(void)
     connect_fails(refused_by_version_2, "this QEMU speaks version 1");
     connect_fails(accepted_by_version_2, "speaks version 2 of");
     connect_fails(accepted_without_words, "private data has 0 bytes");
+    connect_fails(refused_by_version_2_unpadded, "speaks version 2 of");
     connect_fails(NULL, "timed out while waiting for the peer to accept");
     connect_fails(shut_down, "shut down");
 }
@@ -525,7 +535,7 @@ static void test_late_events(void)
 /* Nor does one that comes too early take it there */
 static void test_early_event(void)
 {
-    uint32_t answer;
+    RMigWirePrivate answer;
     Fixture f;
 
     setup(&f);
@@ -534,7 +544,7 @@ static void test_early_event(void)
     g_assert_nonnull(f.link);
     g_assert_false(rmig_link_is_up(f.link));
     set_script(established, NULL, NULL);
-    g_assert_true(rmig_link_connect(f.link, 0, &answer, NULL));
+    g_assert_true(rmig_link_connect(f.link, &ask_nothing, &answer, NULL));
     g_assert_true(rmig_link_is_up(f.link));
     teardown(&f);
 }

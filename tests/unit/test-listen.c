@@ -14,7 +14,7 @@ static void test_listen(void)
 {
     static const uint8_t request[56] = { 0, 0, 0, 1, 0x80, 0, 0, 1 };
     RMigListener *listener;
-    uint32_t flags = 0;
+    RMigWirePrivate asked;
     Fixture f;
 
     setup(&f);
@@ -23,14 +23,14 @@ static void test_listen(void)
     g_assert_nonnull(listener);
     g_assert_cmpint(rmig_listener_port(listener), ==, 4444);
     g_assert_null(rmig_listener_take(listener, "test", &waiter, f.shutdown,
-                                     &flags, NULL));
+                                     &asked, NULL));
     fake_rdma_request(request, sizeof(request));
-    f.link = rmig_listener_take(listener, "test", &waiter, f.shutdown, &flags,
+    f.link = rmig_listener_take(listener, "test", &waiter, f.shutdown, &asked,
                                 NULL);
     g_assert_nonnull(f.link);
-    g_assert_cmphex(flags, ==, 0x80000001); /* as they came */
+    g_assert_cmphex(asked.flags, ==, 1);
     g_assert_false(rmig_link_is_up(f.link));
-    g_assert_true(rmig_link_accept(f.link, 1, NULL));
+    g_assert_true(rmig_link_accept(f.link, &ask_pin_all, NULL));
     g_assert_true(rmig_link_is_up(f.link));
     g_assert_cmpmem(fake_rdma.private_data, 8, accepted, 8);
     g_assert_true(rmig_link_same_peer(f.link, f.link));
@@ -85,7 +85,7 @@ static void test_take_fails(void)
     for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
         g_autoptr(GError) err = NULL;
         RMigListener *listener;
-        uint32_t flags;
+        RMigWirePrivate asked;
         Fixture f;
 
         setup(&f);
@@ -94,7 +94,7 @@ static void test_take_fails(void)
         fake_rdma.fail_call = cases[i].call;
         fake_rdma.fail_errno = ENOMEM;
         g_assert_null(rmig_listener_take(listener, "test", &waiter,
-                                         f.shutdown, &flags, &err));
+                                         f.shutdown, &asked, &err));
         if (strstr(err->message, cases[i].needle) == NULL) {
             g_error("'%s' does not say '%s'", err->message, cases[i].needle);
         }
@@ -111,16 +111,16 @@ static void test_accept_fails(void)
     static const uint8_t good[8] = { 0, 0, 0, 1 };
     RMigListener *listener;
     GError *err = NULL;
-    uint32_t flags;
+    RMigWirePrivate asked;
     Fixture f;
 
     setup(&f);
     set_script(NULL, NULL, NULL);
     listener = rmig_listener_new(some_address(), NULL);
     fake_rdma_request(good, sizeof(good));
-    f.link = rmig_listener_take(listener, "test", &waiter, f.shutdown, &flags,
+    f.link = rmig_listener_take(listener, "test", &waiter, f.shutdown, &asked,
                                 NULL);
-    g_assert_false(rmig_link_accept(f.link, 0, &err));
+    g_assert_false(rmig_link_accept(f.link, &ask_nothing, &err));
     assert_says(&err, RMIG_LINK_ERROR_TIMEOUT, "complete the connection");
     rmig_listener_free(listener);
     teardown(&f);

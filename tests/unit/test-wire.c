@@ -494,38 +494,118 @@ static void test_private_golden(void)
 {
     static const uint8_t plain[] = { 0, 0, 0, 1, 0, 0, 0, 0 };
     static const uint8_t pinned[] = { 0, 0, 0, 1, 0, 0, 0, 1 };
-    uint8_t buf[RMIG_WIRE_PRIVATE_BYTES];
+    uint8_t buf[RMIG_WIRE_PRIVATE_MAX_BYTES];
     RMigWirePrivate priv = { .version = RMIG_WIRE_VERSION };
+    size_t bytes = rmig_wire_private_pack(buf, &priv);
 
-    rmig_wire_private_pack(buf, &priv);
-    g_assert_cmpmem(buf, sizeof(buf), plain, sizeof(plain));
+    g_assert_cmpmem(buf, bytes, plain, sizeof(plain));
     priv.flags = RMIG_WIRE_FLAG_PIN_ALL;
-    rmig_wire_private_pack(buf, &priv);
-    g_assert_cmpmem(buf, sizeof(buf), pinned, sizeof(pinned));
+    priv.pin_bytes = 77; /* goes with another flag only */
+    bytes = rmig_wire_private_pack(buf, &priv);
+    g_assert_cmpmem(buf, bytes, pinned, sizeof(pinned));
 
     memset(&priv, 0xff, sizeof(priv));
     g_assert_true(rmig_wire_private_unpack(pinned, 8, &priv, NULL));
     g_assert_cmpuint(priv.version, ==, 1);
     g_assert_cmphex(priv.flags, ==, RMIG_WIRE_FLAG_PIN_ALL);
+    g_assert_cmpuint(priv.pin_bytes, ==, 0);
 }
 
-/* The connection manager pads, and a later QEMU appends a record */
+/* All flags that are known, and the record that belongs to the third */
+static const uint8_t extended[24] = {
+    0, 0, 0, 1, 0, 0, 0, 7,
+    0, 0, 0, 16, 0, 0, 0, 0, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08,
+};
+
+static void test_private_extended(void)
+{
+    uint8_t buf[RMIG_WIRE_PRIVATE_MAX_BYTES];
+    RMigWirePrivate priv = {
+        .version = RMIG_WIRE_VERSION,
+        .flags = RMIG_WIRE_FLAG_PIN_ALL | RMIG_WIRE_FLAG_BATCH |
+                 RMIG_WIRE_FLAG_BUDGET,
+        .pin_bytes = UINT64_C(0x0102030405060708),
+    };
+    size_t bytes = rmig_wire_private_pack(buf, &priv);
+
+    g_assert_cmphex(priv.flags, ==, RMIG_WIRE_FLAGS_KNOWN);
+    g_assert_cmpmem(buf, bytes, extended, sizeof(extended));
+    memset(&priv, 0xff, sizeof(priv));
+    g_assert_true(rmig_wire_private_unpack(extended, 24, &priv, NULL));
+    g_assert_cmpuint(priv.version, ==, 1);
+    g_assert_cmphex(priv.flags, ==, 7);
+    g_assert_true(priv.pin_bytes == UINT64_C(0x0102030405060708));
+
+    /* the whole range of the number means something */
+    for (unsigned i = 0; i < 2; i++) {
+        memset(buf + 16, i ? 0xff : 0, 8);
+        g_assert_true(rmig_wire_private_unpack(buf, 24, &priv, NULL));
+        g_assert_true(priv.pin_bytes == (i ? UINT64_MAX : 0));
+    }
+}
+
+/* The connection manager pads, a later QEMU appends, and padding is nothing */
 static void test_private_tail(void)
 {
-    uint8_t buf[56] = { 0, 0, 0, 1, 0x80, 0, 0, 6 };
+    uint8_t buf[196] = { 0 };
     RMigWirePrivate priv;
 
-    memset(buf + 8, 0xff, sizeof(buf) - 8);
+    memcpy(buf, extended, sizeof(extended));
+    memset(buf + 24, 0xff, sizeof(buf) - 24);
+    memset(buf + 12, 0xff, 4);
+    buf[4] = 0x80;
     g_assert_true(rmig_wire_private_unpack(buf, sizeof(buf), &priv, NULL));
     /* unknown flags reach the caller as they came, it has to clear them */
-    g_assert_cmphex(priv.flags, ==, 0x80000006);
-    g_assert_cmphex(priv.flags & RMIG_WIRE_FLAGS_KNOWN, ==, 0);
+    g_assert_cmphex(priv.flags, ==, 0x80000007);
+    g_assert_true(priv.pin_bytes == UINT64_C(0x0102030405060708));
+
+    /* without the flag there is no record, whatever the bytes look like */
+    buf[7] = 3;
+    g_assert_true(rmig_wire_private_unpack(buf, sizeof(buf), &priv, NULL));
+    g_assert_cmphex(priv.flags, ==, 0x80000003);
+    g_assert_cmpuint(priv.pin_bytes, ==, 0);
+}
+
+/* A longer record is a later version's, a shorter one is none */
+static void test_private_extension_length(void)
+{
+    static const uint32_t lengths[] = { 0, 1, 15, 16, 17, 4096, UINT32_MAX };
+    RMigWirePrivate priv;
+    uint8_t buf[24];
+
+    memcpy(buf, extended, sizeof(buf));
+    for (size_t i = 0; i < G_N_ELEMENTS(lengths); i++) {
+        uint32_t length = GUINT32_TO_BE(lengths[i]);
+        g_autofree char *theirs = g_strdup_printf("data has %u bytes",
+                                                  lengths[i]);
+        g_autoptr(GError) err = NULL;
+        bool ok;
+
+        memcpy(buf + 8, &length, sizeof(length));
+        ok = rmig_wire_private_unpack(buf, sizeof(buf), &priv, &err);
+        g_assert_true(ok == (lengths[i] >= 16));
+        if (ok) {
+            g_assert_true(priv.pin_bytes == UINT64_C(0x0102030405060708));
+        } else {
+            g_assert_nonnull(strstr(err->message, theirs));
+            g_assert_nonnull(strstr(err->message, "at least 16"));
+        }
+    }
+    for (size_t bytes = 8; bytes < RMIG_WIRE_PRIVATE_MAX_BYTES; bytes++) {
+        g_autofree uint8_t *cut = g_memdup2(extended, bytes);
+        g_autofree char *came = g_strdup_printf("has %zu bytes, 24 are needed",
+                                                bytes);
+        g_autoptr(GError) err = NULL;
+
+        g_assert_false(rmig_wire_private_unpack(cut, bytes, &priv, &err));
+        g_assert_nonnull(strstr(err->message, came));
+    }
 }
 
 static void test_private_refused(void)
 {
     static const uint32_t versions[] = { 0, 2, 0x01000000, UINT32_MAX };
-    uint8_t packed[RMIG_WIRE_PRIVATE_BYTES];
+    uint8_t packed[RMIG_WIRE_PRIVATE_MAX_BYTES];
     RMigWirePrivate priv;
 
     for (size_t i = 0; i < G_N_ELEMENTS(versions); i++) {
@@ -599,7 +679,10 @@ int main(int argc, char **argv)
                     test_largest_stream_message);
     g_test_add_func("/wire/many-records", test_many_records);
     g_test_add_func("/wire/private/golden", test_private_golden);
+    g_test_add_func("/wire/private/extended", test_private_extended);
     g_test_add_func("/wire/private/tail", test_private_tail);
+    g_test_add_func("/wire/private/extension-length",
+                    test_private_extension_length);
     g_test_add_func("/wire/private/refused", test_private_refused);
     g_test_add_func("/wire/names", test_names);
     return g_test_run();

@@ -28,6 +28,8 @@ static void show_constants(void)
     printf("const RMIG_LINK_CONNECT_MS %u\n", RMIG_LINK_CONNECT_MS);
     printf("const RMIG_LINK_HEARTBEAT_MS %u\n", RMIG_LINK_HEARTBEAT_MS);
     printf("flag PIN_ALL %d\n", g_bit_nth_lsf(RMIG_WIRE_FLAG_PIN_ALL, -1));
+    printf("flag BATCH %d\n", g_bit_nth_lsf(RMIG_WIRE_FLAG_BATCH, -1));
+    printf("flag BUDGET %d\n", g_bit_nth_lsf(RMIG_WIRE_FLAG_BUDGET, -1));
     printf("flags-known %u\n", RMIG_WIRE_FLAGS_KNOWN);
 }
 
@@ -47,6 +49,15 @@ static void show_place(const char *structure, const char *field,
     printf("field %s %s %zu %zu\n", structure, field, first, last - first);
 }
 
+/* All flags are set in one of them: without the record that they announce */
+static void private_pack(uint8_t *buf, const RMigWirePrivate *priv)
+{
+    uint8_t whole[RMIG_WIRE_PRIVATE_MAX_BYTES];
+
+    rmig_wire_private_pack(whole, priv);
+    memcpy(buf, whole, RMIG_WIRE_PRIVATE_BYTES);
+}
+
 /* Each prints a structure's size and one of its fields */
 #define SHOW(structure, type, size, pack, field) \
     do { \
@@ -63,7 +74,7 @@ static void show_place(const char *structure, const char *field,
          rmig_wire_header_pack, field)
 #define PRIVATE(field) \
     SHOW("private", RMigWirePrivate, RMIG_WIRE_PRIVATE_BYTES, \
-         rmig_wire_private_pack, field)
+         private_pack, field)
 #define BLOCK(field) \
     SHOW("block", RMigWireBlock, RMIG_WIRE_BLOCK_BYTES, \
          rmig_wire_block_pack, field)
@@ -77,6 +88,38 @@ static void show_place(const char *structure, const char *field,
     SHOW("zero-run", RMigWireZeroRun, RMIG_WIRE_ZERO_RUN_BYTES, \
          rmig_wire_zero_run_pack, field)
 
+static void extension_pack(uint8_t *buf, RMigWirePrivate *priv)
+{
+    uint8_t whole[RMIG_WIRE_PRIVATE_MAX_BYTES];
+
+    priv->flags = RMIG_WIRE_FLAG_BUDGET;
+    rmig_wire_private_pack(whole, priv);
+    memcpy(buf, whole + RMIG_WIRE_PRIVATE_BYTES, RMIG_WIRE_EXTENSION_BYTES);
+}
+
+/*
+ * The record's length is nothing that can be packed: its place is where a byte
+ * that is not 0 makes the validator take it
+ */
+static void show_extension_length(void)
+{
+    uint8_t places[RMIG_WIRE_EXTENSION_BYTES] = { 0 };
+
+    for (unsigned i = 0; i < RMIG_WIRE_EXTENSION_BYTES; i++) {
+        RMigWirePrivate priv = { .version = RMIG_WIRE_VERSION,
+                                 .flags = RMIG_WIRE_FLAG_BUDGET };
+        uint8_t buf[RMIG_WIRE_PRIVATE_MAX_BYTES];
+        size_t bytes = rmig_wire_private_pack(buf, &priv);
+
+        memset(buf + RMIG_WIRE_PRIVATE_BYTES, 0, RMIG_WIRE_EXTENSION_BYTES);
+        buf[RMIG_WIRE_PRIVATE_BYTES + i] = 0xff;
+        if (rmig_wire_private_unpack(buf, bytes, &priv, NULL)) {
+            places[i] = 0xff;
+        }
+    }
+    show_place("extension", "length", places, sizeof(places));
+}
+
 static void show_structures(void)
 {
     HEADER(len);
@@ -84,6 +127,9 @@ static void show_structures(void)
     HEADER(repeat);
     PRIVATE(version);
     PRIVATE(flags);
+    SHOW("extension", RMigWirePrivate, RMIG_WIRE_EXTENSION_BYTES,
+         extension_pack, pin_bytes);
+    show_extension_length();
     BLOCK(host_addr);
     BLOCK(offset);
     BLOCK(length);

@@ -213,7 +213,7 @@ static bool fixture_begin(Fixture *f)
 {
     Address address;
     GError *err = NULL;
-    uint32_t flags;
+    RMigWirePrivate ask = { 0 }, answer;
 
     memset(f, 0, sizeof(*f));
     if (!device_has(AF_INET)) {
@@ -233,7 +233,7 @@ static bool fixture_begin(Fixture *f)
     g_assert_no_error(err);
     f->control = rmig_control_new(f->link, true, &err);
     g_assert_no_error(err);
-    g_assert_true(rmig_link_connect(f->link, 0, &flags, &err));
+    g_assert_true(rmig_link_connect(f->link, &ask, &answer, &err));
     g_assert_no_error(err);
     f->marks = g_malloc(2 * MIB);
     memset(f->marks, MARK, 2 * MIB);

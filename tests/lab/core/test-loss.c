@@ -297,7 +297,7 @@ static void test_silent_source(void)
     RMigControl *control;
     GError *err = NULL;
     Address address;
-    uint32_t flags;
+    RMigWirePrivate ask = { 0 }, answer;
     RMigLink *link;
     int64_t start;
     double took;
@@ -316,7 +316,7 @@ static void test_silent_source(void)
     g_assert_no_error(err);
     control = rmig_control_new(link, true, &err);
     g_assert_no_error(err);
-    g_assert_true(rmig_link_connect(link, 0, &flags, &err));
+    g_assert_true(rmig_link_connect(link, &ask, &answer, &err));
     g_assert_no_error(err);
     while (!rmig_control_may_command(control)) {
         g_assert_true(rmig_link_step(link, 0, "the first READY", &err));
