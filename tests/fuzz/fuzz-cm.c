@@ -53,7 +53,13 @@ static bool is_version_1(const uint8_t *data, uint8_t len)
 {
     static const uint8_t version[4] = { 0, 0, 0, 1 };
 
-    return len >= 8 && memcmp(data, version, 4) == 0;
+    if (len < 8 || memcmp(data, version, 4) != 0) {
+        return false;
+    }
+    /* Under BUDGET there must be an extension record of 16 bytes or more */
+    return !(data[7] & RMIG_WIRE_FLAG_BUDGET) ||
+           (len >= 24 &&
+            (data[8] || data[9] || data[10] || data[11] >= 16));
 }
 
 /* ---- source ---- */

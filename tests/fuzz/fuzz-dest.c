@@ -179,7 +179,7 @@ static bool pins_all(void)
     for (guint i = 0; i < fuzz_device.ids->len; i++) {
         id = g_ptr_array_index(fuzz_device.ids, i);
         if (id->qp == f.main && id->qp) {
-            return id->said_bytes == RMIG_WIRE_PRIVATE_BYTES &&
+            return id->said_bytes >= RMIG_WIRE_PRIVATE_BYTES &&
                    (id->said[7] & RMIG_WIRE_FLAG_PIN_ALL);
         }
     }

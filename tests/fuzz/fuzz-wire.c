@@ -131,21 +131,46 @@ static void check_message(const uint8_t *buf, size_t size)
     }
 }
 
+/* A record of a later version may have come; we send ours */
+static void check_length(const uint8_t *came, const uint8_t *packed)
+{
+    static const uint8_t ours[4] = { 0, 0, 0, RMIG_WIRE_EXTENSION_BYTES };
+
+    if (memcmp(came, ours, sizeof(ours)) < 0 ||
+        memcmp(packed, ours, sizeof(ours)) != 0) {
+        fuzz_die("an extension record of %u bytes is accepted", came[3]);
+    }
+}
+
 static void check_private(const uint8_t *buf, size_t size)
 {
-    uint8_t packed[RMIG_WIRE_PRIVATE_BYTES];
+    uint8_t packed[RMIG_WIRE_PRIVATE_MAX_BYTES];
     RMigWirePrivate priv = { 0 };
     GError *err = NULL;
+    size_t bytes;
+    bool budget;
 
     if (!rmig_wire_private_unpack(buf, size, &priv, &err)) {
         check_refusal(err);
         return;
     }
-    if (err || size < sizeof(packed) || priv.version != RMIG_WIRE_VERSION) {
+    budget = priv.flags & RMIG_WIRE_FLAG_BUDGET;
+    bytes = budget ? RMIG_WIRE_PRIVATE_MAX_BYTES : RMIG_WIRE_PRIVATE_BYTES;
+    if (err || size < bytes || priv.version != RMIG_WIRE_VERSION ||
+        (!budget && priv.pin_bytes != 0)) {
         fuzz_die("accepted: version %u in %zu bytes", priv.version, size);
     }
-    rmig_wire_private_pack(packed, &priv);
-    assert_same(buf, packed, sizeof(packed), (Reserved) { 0, 0 }, "private");
+    if (rmig_wire_private_pack(packed, &priv) != bytes) {
+        fuzz_die("the private data has another length than it came with");
+    }
+    assert_same(buf, packed, RMIG_WIRE_PRIVATE_BYTES, (Reserved) { 0, 0 },
+                "private");
+    if (budget) {
+        check_length(buf + RMIG_WIRE_PRIVATE_BYTES,
+                     packed + RMIG_WIRE_PRIVATE_BYTES);
+        assert_same(buf + 12, packed + 12, 12, (Reserved) { 0, 4 },
+                    "extension record");
+    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
