@@ -1,0 +1,88 @@
+/*
+ * RDMA migration transport: memory that was never touched
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Job: tells from the page tables which pages of the host can only hold zeros,
+ * so that they need not be read (source) or cleared (destination).
+ * Callers: source, dest.
+ * Thread: any; one object may be used by several at the same time, for it is
+ * not written to after it was made.  Only in the process that made it: a child
+ * would be told of its parent's memory.
+ *
+ * For private anonymous memory only.  There a page without an entry in the
+ * page table has no contents yet, and the kernel gives zeros to whoever looks
+ * first.  Elsewhere that says nothing, because contents lie where this process
+ * has no entry for them:
+ *
+ * - shared memory, memfd, shmem: in the page cache, or in swap, whether they
+ *   are mapped here or not; another process may have written them;
+ * - files, private mappings too, and hugetlbfs: a page that is not mapped
+ *   reads as the file;
+ * - device memory: the kernel skips it as if it were empty;
+ * - memory whose missing pages a userfaultfd brings (an incoming postcopy):
+ *   they hold what the handler will put there.
+ *
+ * Nor does it tell an address that is not mapped at all from one that is
+ * untouched.
+ *
+ * What counts as touched: every page that is present, except, where the kernel
+ * tells them apart, the shared zero pages that a read of untouched memory
+ * leaves behind; and every entry that is not empty but not present either:
+ * swapped out, being migrated, poisoned, a guard page, a userfaultfd's marker.
+ * So a page of zeros may well be called touched, but not the other way round.
+ *
+ * An answer is as good as a look at the page's bytes at that moment, and no
+ * better: whoever writes afterwards, to a hole or to a zero page, gets a new
+ * page and appears in the dirty log.  So the dirty bits must be taken before
+ * the look, as they must be before reading.
+ */
+#ifndef RMIG_PAGES_H
+#define RMIG_PAGES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct RMigPages RMigPages;
+
+/*
+ * rmig_pages_new: open this process's page tables
+ *
+ * NULL if they cannot be read, or not be trusted: a page that was just written
+ * is the test.  The other functions take NULL, and then call all touched.
+ */
+RMigPages *rmig_pages_new(void);
+/* NULL is allowed */
+void rmig_pages_free(RMigPages *pages);
+
+/*
+ * rmig_pages_touched: which of @n pages may hold anything but zeros
+ * @host: the first one, aligned to the host's page size
+ * @touched: bit i of the array, from the lowest of touched[0], is set if the
+ *           page at @host + i * page size is touched, and cleared if not;
+ *           whole words are written, their bits from @n on as 0
+ *
+ * Sets all @n bits if anything fails.  Allocates nothing.
+ */
+void rmig_pages_touched(RMigPages *pages, const void *host, uint64_t n,
+                        uint64_t *touched);
+
+/*
+ * rmig_pages_next_touched: the first touched memory of a range
+ * @host, @bytes: need not be aligned; a page counts whole
+ * @run_bytes: how much is touched there, at least a byte; more of it may
+ *             follow at once, since no call looks at more than 1 GiB of it
+ *
+ * Returns the offset from @host, or @bytes and a run of 0 if nothing is
+ * touched.  If anything fails, all that was not looked at is touched.
+ */
+uint64_t rmig_pages_next_touched(RMigPages *pages, const void *host,
+                                 uint64_t bytes, uint64_t *run_bytes);
+
+/*
+ * For tests: on a descriptor of /proc/self/pagemap, which becomes the
+ * object's; with the ioctl (@scan), or by reading.  Neither is tried out.
+ */
+RMigPages *rmig_pages_new_on(int fd, bool scan);
+
+#endif
