@@ -78,8 +78,9 @@ G_STATIC_ASSERT(sizeof(ScanArg) == 96);
 /* On the stack, which may be a coroutine's: 3 and 8 KiB */
 #define SCAN_REGIONS 128
 #define READ_ENTRIES 1024
-/* 1 GiB of small pages is a walk of some milliseconds */
-#define SCAN_PIECE_BYTES (UINT64_C(1) << 30)
+#define READ_FIRST_ENTRIES 16
+/* Some 300 us if all of it are small pages; more would not be faster */
+#define SCAN_PIECE_BYTES (UINT64_C(256) << 20)
 
 /*
  * The touched regions from @from on, which must be aligned, as far as they fit.
@@ -226,34 +227,32 @@ static ScanRegion scan_next(RMigPages *pages, uint64_t from, uint64_t to)
     return (ScanRegion) { .start = to, .end = to };
 }
 
-/* As scan_next(); the run ends with the entries that were read, if not before */
+/*
+ * As scan_next().  A small look first, for the run may be near and short: then
+ * what is read behind it is read again by the next call.
+ */
 static ScanRegion read_next(RMigPages *pages, uint64_t from, uint64_t to)
 {
     uint64_t entries[READ_ENTRIES];
-    uint64_t size = pages->page_bytes;
+    uint64_t window = READ_FIRST_ENTRIES;
+    uint64_t start = to;
 
     while (from < to) {
-        uint64_t n = MIN((to - from) / size, READ_ENTRIES);
-        uint64_t i = 0;
-        uint64_t first;
+        uint64_t n = MIN((to - from) / pages->page_bytes, window);
 
         if (!read_entries(pages, from, n, entries)) {
-            return (ScanRegion) { .start = from, .end = to };
+            return (ScanRegion) { .start = MIN(start, from), .end = to };
         }
-        while (i < n && !(entries[i] & ENTRY_TOUCHED)) {
-            i++;
+        for (uint64_t i = 0; i < n; i++, from += pages->page_bytes) {
+            if (entries[i] & ENTRY_TOUCHED) {
+                start = MIN(start, from);
+            } else if (start < to) {
+                return (ScanRegion) { .start = start, .end = from };
+            }
         }
-        first = i;
-        while (i < n && (entries[i] & ENTRY_TOUCHED)) {
-            i++;
-        }
-        if (i > first) {
-            return (ScanRegion) { .start = from + first * size,
-                                  .end = from + i * size };
-        }
-        from += n * size;
+        window = MIN(4 * window, READ_ENTRIES);
     }
-    return (ScanRegion) { .start = to, .end = to };
+    return (ScanRegion) { .start = start, .end = to };
 }
 
 uint64_t rmig_pages_next_touched(RMigPages *pages, const void *host,

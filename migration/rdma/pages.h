@@ -36,6 +36,21 @@
  * better: whoever writes afterwards, to a hole or to a zero page, gets a new
  * page and appears in the dirty log.  So the dirty bits must be taken before
  * the look, as they must be before reading.
+ *
+ * How much to ask about at once: 1 MiB (a chunk) or more, and never single
+ * pages.  A call costs some 0.25 us, as much as reading a page that is in the
+ * cache; after that small pages that are present cost 1 us (ioctl) or 2 us
+ * (reading) per MiB.  For the ioctl, holes and huge pages are next to free.
+ * Measured on Linux 6.18, in ms per GiB:
+ *
+ *   pages of 4 KiB a call        1     64    256   16384   262144
+ *   ioctl, untouched            65    1.0   0.25   0.004    0.001
+ *   ioctl, all touched          81    2.5    1.4     1.1      1.1
+ *   read, untouched             67    1.7   0.85    0.67     0.68
+ *   read, all touched           72    4.1    2.3     2.0      2.0
+ *
+ * Reading the memory takes 66 (huge pages) to 126 ms, and the first time, if it
+ * is untouched, 139 ms and page tables for it.
  */
 #ifndef RMIG_PAGES_H
 #define RMIG_PAGES_H
@@ -70,11 +85,12 @@ void rmig_pages_touched(RMigPages *pages, const void *host, uint64_t n,
 /*
  * rmig_pages_next_touched: the first touched memory of a range
  * @host, @bytes: need not be aligned; a page counts whole
- * @run_bytes: how much is touched there, at least a byte; more of it may
- *             follow at once, since no call looks at more than 1 GiB of it
+ * @run_bytes: how much is touched there, at least a byte; more may follow at
+ *             once, since a long run may come in pieces
  *
  * Returns the offset from @host, or @bytes and a run of 0 if nothing is
- * touched.  If anything fails, all that was not looked at is touched.
+ * touched.  If anything fails, all that was not looked at is touched.  For
+ * memory in which long stretches are alike: a run is a system call.
  */
 uint64_t rmig_pages_next_touched(RMigPages *pages, const void *host,
                                  uint64_t bytes, uint64_t *run_bytes);

@@ -280,7 +280,7 @@ static void test_shreds(gconstpointer scan)
     rmig_pages_free(pages);
 }
 
-/* Ranges of more than the piece of 1 GiB, and pages at its borders */
+/* Ranges of more than one piece of 256 MiB, and pages at its borders */
 static void test_large(gconstpointer scan)
 {
     uint64_t bytes = 2 * GIB + GIB / 2;
@@ -297,13 +297,17 @@ static void test_large(gconstpointer scan)
     g_assert_cmpuint(rmig_pages_next_touched(pages, mem, bytes, &run), ==,
                      bytes);
     g_assert_cmpuint(run, ==, 0);
+    mem[bytes - 1] = 1;
+    g_assert_cmpuint(rmig_pages_next_touched(pages, mem, bytes, &run), ==,
+                     bytes - page_bytes);
+    g_assert_cmpuint(run, ==, page_bytes);
     for (uint64_t at = GIB; at <= 2 * GIB; at += GIB) {
         for (uint64_t i = at / page_bytes - 3; i < at / page_bytes + 2; i++) {
             mem[i * page_bytes] = 1;
             state[i] = WRITTEN;
         }
     }
-    mem[0] = mem[bytes - 1] = 1;
+    mem[0] = 1;
     state[0] = state[n - 1] = WRITTEN;
     assert_bits(pages, mem, n, state, scan);
     assert_runs(pages, mem, 0, bytes, state, scan);
