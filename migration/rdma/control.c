@@ -25,6 +25,8 @@
 #define SMALL_ERROR (N_SMALL - 1)
 #define BUFFER_BYTES ((RMIG_CONTROL_RECVS + N_COMPOSED) * SLOT_BYTES + \
                       N_SMALL * RMIG_WIRE_HEADER_BYTES)
+/* How long to look for a message before going to sleep: a full one's way */
+#define LOOK_US 150
 G_STATIC_ASSERT(N_COMPOSED + N_SMALL + 1 <= RMIG_VERBS_SLOTS_RESERVED);
 
 typedef enum RMigControlState {
@@ -353,6 +355,32 @@ void rmig_control_free(RMigControl *c)
     g_free(c);
 }
 
+/*
+ * Like rmig_link_poll(), but patient.  While messages flow, the next one comes
+ * sooner than a thread goes to sleep and wakes up, and what that takes the link
+ * idles, as one message waits for the other side's READY.
+ */
+static int look(RMigControl *c, GError **err)
+{
+    int64_t end = g_get_monotonic_time() + LOOK_US;
+    int ret;
+
+    do {
+        ret = rmig_link_poll(c->link, err);
+    } while (ret == 0 && g_get_monotonic_time() < end);
+    return ret;
+}
+
+/* Like rmig_link_step() */
+static bool step(RMigControl *c, int64_t deadline_us, const char *what,
+                 GError **err)
+{
+    int ret = look(c, err);
+
+    return ret == 0 ? rmig_link_step(c->link, deadline_us, what, err) :
+           ret > 0;
+}
+
 static int64_t deadline_after(int64_t timeout_ms)
 {
     return g_get_monotonic_time() + timeout_ms * 1000;
@@ -364,8 +392,7 @@ static bool wait_for_slot(RMigControl *c, RMigSlot *slot, int64_t timeout_ms,
     int64_t deadline = deadline_after(timeout_ms);
 
     while (slot->busy) {
-        if (!rmig_link_step(c->link, deadline,
-                            "the peer's NIC to take a message", err)) {
+        if (!step(c, deadline, "the peer's NIC to take a message", err)) {
             return false;
         }
     }
@@ -413,7 +440,7 @@ bool rmig_control_command(RMigControl *c, RMigWireType type, uint32_t len,
     }
     g_assert(!c->held);
     while (c->state != RMIG_CONTROL_CREDIT) {
-        if (!rmig_link_step(c->link, deadline, "the peer to say READY", err)) {
+        if (!step(c, deadline, "the peer to say READY", err)) {
             g_prefix_error(err, "before sending %s: ",
                            rmig_wire_type_name(type));
             return false;
@@ -435,7 +462,7 @@ bool rmig_control_wait_answer(RMigControl *c, int64_t timeout_ms,
 
     g_assert(c->commands && c->answer != RMIG_WIRE_NONE);
     while (!c->held) {
-        if (!rmig_link_step(c->link, deadline, "the peer's answer", err)) {
+        if (!step(c, deadline, "the peer's answer", err)) {
             g_prefix_error(err, "waiting for %s: ",
                            rmig_wire_type_name(c->answer));
             return false;
@@ -502,12 +529,11 @@ int rmig_control_receive(RMigControl *c, bool wait, RMigWireMessage *msg,
     }
     while (!c->held) {
         if (wait) {
-            if (!rmig_link_step(c->link, c->receive_by_us,
-                                "the peer's report", err)) {
+            if (!step(c, c->receive_by_us, "the peer's report", err)) {
                 return -1;
             }
         } else {
-            int ret = rmig_link_poll(c->link, err);
+            int ret = look(c, err);
 
             if (ret == 0) {
                 ret = rmig_link_arm(c->link, err);
