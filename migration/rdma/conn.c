@@ -38,6 +38,7 @@ bool rmig_conn_init(RMigConn *conn, RMigLink *link, bool commands,
         return false;
     }
     conn->link = link;
+    conn->commands = commands;
     rmig_stream_init(&conn->stream, conn->control);
     conn->open = true;
     return true;
@@ -59,7 +60,11 @@ void rmig_conn_disconnect(RMigConn *conn, bool failed)
          */
         rmig_control_send_error(conn->control);
         ok = rmig_link_settle(conn->link, FAILED_SETTLE_MS, &err);
-    } else {
+    } else if (conn->commands) {
+        /*
+         * The other side's last word is a READY.  Nobody waits for that, and a
+         * peer that has left does not even acknowledge it.
+         */
         ok = rmig_stream_flush(&conn->stream, &err) &&
              rmig_link_settle(conn->link, SETTLE_MS, &err);
     }

@@ -17,6 +17,7 @@ typedef struct RMigConn {
     RMigLink *link;
     RMigControl *control;
     RMigStream stream;
+    bool commands; /* this side does */
     bool open; /* has not been closed; the members above are there */
 } RMigConn;
 

@@ -7,9 +7,12 @@
  *
  * One buffer is allocated and registered for everything:
  *
- *   recv 0 | recv 1 | recv 2 | composed message | READY | READY | ERROR
+ *   recv 0 | recv 1 | recv 2 | composed 0 | composed 1 | READY | READY | ERROR
  *
- * without remote access, so that no rkey of the peer's reaches it.
+ * without remote access, so that no rkey of the peer's reaches it.  Messages
+ * are composed in the two buffers in turn: the next one while the one before
+ * leaves.  At most all five SENDs and the heartbeat are on the send queue at
+ * once, so the slots that writes may not use always suffice for them.
  */
 #include <string.h>
 
@@ -17,10 +20,14 @@
 #include "log.h"
 
 #define SLOT_BYTES RMIG_WIRE_MESSAGE_MAX_BYTES
+#define N_COMPOSED 2
 #define N_SMALL 3
 #define SMALL_ERROR (N_SMALL - 1)
-#define BUFFER_BYTES ((RMIG_CONTROL_RECVS + 1) * SLOT_BYTES + \
+#define BUFFER_BYTES ((RMIG_CONTROL_RECVS + N_COMPOSED) * SLOT_BYTES + \
                       N_SMALL * RMIG_WIRE_HEADER_BYTES)
+/* How long to look for a message before going to sleep: a full one's way */
+#define LOOK_US 150
+G_STATIC_ASSERT(N_COMPOSED + N_SMALL + 1 <= RMIG_VERBS_SLOTS_RESERVED);
 
 typedef enum RMigControlState {
     RMIG_CONTROL_IDLE,    /* nothing owed by anybody */
@@ -29,12 +36,15 @@ typedef enum RMigControlState {
     RMIG_CONTROL_ASKED,   /* serving: we said READY */
     RMIG_CONTROL_HOLDING, /* serving: a command is in hand */
     RMIG_CONTROL_OWING,   /* serving: and we owe its answer */
+    RMIG_CONTROL_AHEAD,   /* serving: and we said READY for the next one */
+    RMIG_CONTROL_QUEUED,  /* serving: and the next one is there */
     RMIG_CONTROL_STATES
 } RMigControlState;
 
 static const char *const state_names[RMIG_CONTROL_STATES] = {
     "idle", "ready", "waiting for an answer", "waiting for a command",
     "handling a command", "answering a command",
+    "handling a command and waiting for the next", "handling two commands",
 };
 
 #define BIT(type) (1u << (type))
@@ -46,12 +56,21 @@ static const char *const state_names[RMIG_CONTROL_STATES] = {
                   BIT(RMIG_WIRE_UNREGISTER_REQUEST))
 
 /*
+ * READY for the next command is said as soon as one of these has come.  They
+ * have no answer that READY could overtake, and promise nothing by having been
+ * handled, as COMPRESS does: writes may follow its zeros.
+ */
+#define EARLY_READY (BIT(RMIG_WIRE_QEMU_FILE) | \
+                     BIT(RMIG_WIRE_REGISTER_FINISHED))
+
+/*
  * What may arrive, by state.  ERROR may arrive in every one.  WAITING is
  * narrowed to the answer that belongs to the command.
  */
 static const uint32_t may_arrive[2][RMIG_CONTROL_STATES] = {
     { /* serving side */
         [RMIG_CONTROL_ASKED] = COMMANDS,
+        [RMIG_CONTROL_AHEAD] = COMMANDS,
     },
     { /* commanding side */
         [RMIG_CONTROL_IDLE] = BIT(RMIG_WIRE_READY),
@@ -75,10 +94,15 @@ struct RMigControl {
     uint8_t *buffer;
     RMigMr *mr;
     RMigSlot recv[RMIG_CONTROL_RECVS];
-    RMigSlot composed;
+    RMigSlot composed[N_COMPOSED];
+    unsigned composing; /* which of them takes the next message */
     RMigSlot small[N_SMALL];
     RMigSlot *held; /* the receive that @in_hand lies in */
     RMigWireMessage in_hand;
+    bool given;       /* serving: the caller has got @in_hand */
+    RMigSlot *queued; /* QUEUED: the receive that @next lies in */
+    RMigWireMessage next;
+    bool gave_up; /* we sent ERROR */
     _Atomic int64_t receive_by_us; /* 0: no deadline */
     uint64_t sent_messages;
     uint64_t sent_bytes;
@@ -143,28 +167,96 @@ static bool is_legal(const RMigControl *c, RMigWireType type)
     if (c->state == RMIG_CONTROL_WAITING) {
         legal &= BIT(c->answer);
     }
-    /* READY may overtake the caller that still reads the answer before it */
-    return (legal & BIT(type)) && (!c->held || type == RMIG_WIRE_READY);
+    return legal & BIT(type);
+}
+
+static bool post_message(RMigControl *c, RMigSlot *slot, RMigWireType type,
+                         uint32_t len, uint32_t repeat, GError **err)
+{
+    RMigWireHeader header = { .len = len, .type = type, .repeat = repeat };
+    GError *local = NULL;
+
+    g_assert(!slot->busy && len <= RMIG_WIRE_DATA_MAX_BYTES);
+    rmig_wire_header_pack(slot->buf, &header);
+    slot->busy = true;
+    if (!rmig_verbs_post_send(rmig_link_verbs(c->link), &slot->work, c->mr,
+                              slot->buf, RMIG_WIRE_HEADER_BYTES + len,
+                              &local)) {
+        g_prefix_error(&local, "sending %s: ", rmig_wire_type_name(type));
+        return refused(c, slot, local, err);
+    }
+    RMIG_LOG("control %p: sent %s, %u bytes", (void *)c,
+             rmig_wire_type_name(type), len);
+    c->sent_messages++;
+    c->sent_bytes += RMIG_WIRE_HEADER_BYTES;
+    if (type != RMIG_WIRE_QEMU_FILE) {
+        c->sent_bytes += len;
+    }
+    return true;
+}
+
+/* The last but one READY has long been taken, except from a dead peer */
+static RMigSlot *ready_slot(RMigControl *c)
+{
+    return c->small[0].busy ? &c->small[1] : &c->small[0];
+}
+
+/*
+ * READY for the next command travels while this one is handled.  Waiting is
+ * not for a completion's handler: without a free buffer it is said as usual,
+ * when the next command is wanted.
+ */
+static void say_ready_early(RMigControl *c)
+{
+    RMigSlot *slot = ready_slot(c);
+
+    if (slot->busy || c->gave_up || rmig_link_failed(c->link)) {
+        return;
+    }
+    set_state(c, RMIG_CONTROL_AHEAD);
+    if (!post_message(c, slot, RMIG_WIRE_READY, 0, 1, NULL)) {
+        RMIG_LOG("control %p: no READY for the next command", (void *)c);
+    }
+}
+
+/* ASKED: this is the next command that the caller gets */
+static void take_command(RMigControl *c, RMigSlot *slot,
+                         const RMigWireMessage *msg)
+{
+    c->held = slot;
+    c->in_hand = *msg;
+    c->answer = answer_to(msg->type);
+    set_state(c, c->answer == RMIG_WIRE_NONE ? RMIG_CONTROL_HOLDING :
+                 RMIG_CONTROL_OWING);
+    if (EARLY_READY & BIT(msg->type)) {
+        say_ready_early(c);
+    }
 }
 
 /* A validated, legal message has arrived; returns whether @slot stays held */
 static bool take_message(RMigControl *c, RMigSlot *slot,
                          const RMigWireMessage *msg)
 {
-    if (msg->type == RMIG_WIRE_READY) {
+    switch (c->state) {
+    case RMIG_CONTROL_IDLE:
         set_state(c, RMIG_CONTROL_CREDIT);
         return false;
-    }
-    c->held = slot;
-    c->in_hand = *msg;
-    if (c->state == RMIG_CONTROL_WAITING) {
+    case RMIG_CONTROL_WAITING:
+        c->held = slot;
+        c->in_hand = *msg;
         set_state(c, RMIG_CONTROL_IDLE);
         return true;
+    case RMIG_CONTROL_ASKED:
+        take_command(c, slot, msg);
+        return true;
+    case RMIG_CONTROL_AHEAD:
+        c->queued = slot;
+        c->next = *msg;
+        set_state(c, RMIG_CONTROL_QUEUED);
+        return true;
+    default:
+        g_assert_not_reached(); /* the table is wrong */
     }
-    c->answer = answer_to(msg->type);
-    set_state(c, c->answer == RMIG_WIRE_NONE ? RMIG_CONTROL_HOLDING :
-                 RMIG_CONTROL_OWING);
-    return true;
 }
 
 static void recv_done(RMigWork *work, uint32_t bytes)
@@ -234,7 +326,9 @@ RMigControl *rmig_control_new(RMigLink *link, bool commands, GError **err)
     for (unsigned i = 0; i < RMIG_CONTROL_RECVS; i++) {
         init_slot(c, &c->recv[i], &at, SLOT_BYTES, true);
     }
-    init_slot(c, &c->composed, &at, SLOT_BYTES, false);
+    for (unsigned i = 0; i < N_COMPOSED; i++) {
+        init_slot(c, &c->composed[i], &at, SLOT_BYTES, false);
+    }
     for (unsigned i = 0; i < N_SMALL; i++) {
         init_slot(c, &c->small[i], &at, RMIG_WIRE_HEADER_BYTES, false);
     }
@@ -261,6 +355,32 @@ void rmig_control_free(RMigControl *c)
     g_free(c);
 }
 
+/*
+ * Like rmig_link_poll(), but patient.  While messages flow, the next one comes
+ * sooner than a thread goes to sleep and wakes up, and what that takes the link
+ * idles, as one message waits for the other side's READY.
+ */
+static int look(RMigControl *c, GError **err)
+{
+    int64_t end = g_get_monotonic_time() + LOOK_US;
+    int ret;
+
+    do {
+        ret = rmig_link_poll(c->link, err);
+    } while (ret == 0 && g_get_monotonic_time() < end);
+    return ret;
+}
+
+/* Like rmig_link_step() */
+static bool step(RMigControl *c, int64_t deadline_us, const char *what,
+                 GError **err)
+{
+    int ret = look(c, err);
+
+    return ret == 0 ? rmig_link_step(c->link, deadline_us, what, err) :
+           ret > 0;
+}
+
 static int64_t deadline_after(int64_t timeout_ms)
 {
     return g_get_monotonic_time() + timeout_ms * 1000;
@@ -272,8 +392,7 @@ static bool wait_for_slot(RMigControl *c, RMigSlot *slot, int64_t timeout_ms,
     int64_t deadline = deadline_after(timeout_ms);
 
     while (slot->busy) {
-        if (!rmig_link_step(c->link, deadline,
-                            "the peer's NIC to take a message", err)) {
+        if (!step(c, deadline, "the peer's NIC to take a message", err)) {
             return false;
         }
     }
@@ -282,40 +401,32 @@ static bool wait_for_slot(RMigControl *c, RMigSlot *slot, int64_t timeout_ms,
 
 uint8_t *rmig_control_buffer(RMigControl *c, GError **err)
 {
-    if (!wait_for_slot(c, &c->composed, RMIG_CONTROL_TIMEOUT_MS, err)) {
+    RMigSlot *slot = &c->composed[c->composing];
+
+    if (!wait_for_slot(c, slot, RMIG_CONTROL_TIMEOUT_MS, err)) {
         return NULL;
     }
-    return c->composed.buf + RMIG_WIRE_HEADER_BYTES;
+    return slot->buf + RMIG_WIRE_HEADER_BYTES;
 }
 
-static bool post_message(RMigControl *c, RMigSlot *slot, RMigWireType type,
-                         uint32_t len, uint32_t repeat, GError **err)
+/* What was composed leaves; the next message is composed in the other buffer */
+static bool post_composed(RMigControl *c, RMigWireType type, uint32_t len,
+                          uint32_t repeat, GError **err)
 {
-    RMigWireHeader header = { .len = len, .type = type, .repeat = repeat };
-    GError *local = NULL;
+    RMigSlot *slot = &c->composed[c->composing];
 
-    g_assert(!slot->busy && len <= RMIG_WIRE_DATA_MAX_BYTES);
-    rmig_wire_header_pack(slot->buf, &header);
-    slot->busy = true;
-    if (!rmig_verbs_post_send(rmig_link_verbs(c->link), &slot->work, c->mr,
-                              slot->buf, RMIG_WIRE_HEADER_BYTES + len,
-                              &local)) {
-        g_prefix_error(&local, "sending %s: ", rmig_wire_type_name(type));
-        return refused(c, slot, local, err);
+    if (!wait_for_slot(c, slot, RMIG_CONTROL_TIMEOUT_MS, err) ||
+        !post_message(c, slot, type, len, repeat, err)) {
+        return false;
     }
-    RMIG_LOG("control %p: sent %s, %u bytes", (void *)c,
-             rmig_wire_type_name(type), len);
-    c->sent_messages++;
-    c->sent_bytes += RMIG_WIRE_HEADER_BYTES;
-    if (type != RMIG_WIRE_QEMU_FILE) {
-        c->sent_bytes += len;
-    }
+    c->composing = (c->composing + 1) % N_COMPOSED;
     return true;
 }
 
 bool rmig_control_may_command(const RMigControl *c)
 {
-    return c->state == RMIG_CONTROL_CREDIT && !c->composed.busy;
+    return c->state == RMIG_CONTROL_CREDIT &&
+           !c->composed[c->composing].busy;
 }
 
 bool rmig_control_command(RMigControl *c, RMigWireType type, uint32_t len,
@@ -329,14 +440,13 @@ bool rmig_control_command(RMigControl *c, RMigWireType type, uint32_t len,
     }
     g_assert(!c->held);
     while (c->state != RMIG_CONTROL_CREDIT) {
-        if (!rmig_link_step(c->link, deadline, "the peer to say READY", err)) {
+        if (!step(c, deadline, "the peer to say READY", err)) {
             g_prefix_error(err, "before sending %s: ",
                            rmig_wire_type_name(type));
             return false;
         }
     }
-    if (!wait_for_slot(c, &c->composed, RMIG_CONTROL_TIMEOUT_MS, err) ||
-        !post_message(c, &c->composed, type, len, repeat, err)) {
+    if (!post_composed(c, type, len, repeat, err)) {
         return false;
     }
     c->answer = answer_to(type);
@@ -352,7 +462,7 @@ bool rmig_control_wait_answer(RMigControl *c, int64_t timeout_ms,
 
     g_assert(c->commands && c->answer != RMIG_WIRE_NONE);
     while (!c->held) {
-        if (!rmig_link_step(c->link, deadline, "the peer's answer", err)) {
+        if (!step(c, deadline, "the peer's answer", err)) {
             g_prefix_error(err, "waiting for %s: ",
                            rmig_wire_type_name(c->answer));
             return false;
@@ -364,12 +474,8 @@ bool rmig_control_wait_answer(RMigControl *c, int64_t timeout_ms,
 
 static bool say_ready(RMigControl *c, GError **err)
 {
-    RMigSlot *slot = &c->small[0];
+    RMigSlot *slot = ready_slot(c);
 
-    /* The last but one READY has long been taken, except from a dead peer */
-    if (slot->busy) {
-        slot = &c->small[1];
-    }
     if (!wait_for_slot(c, slot, RMIG_CONTROL_TIMEOUT_MS, err)) {
         return false;
     }
@@ -383,26 +489,51 @@ void rmig_control_expect(RMigControl *c)
     c->receive_by_us = deadline_after(RMIG_CONTROL_TIMEOUT_MS);
 }
 
+bool rmig_control_has(const RMigControl *c, RMigWireType type)
+{
+    return !c->commands && c->held && !c->given && c->in_hand.type == type;
+}
+
+/*
+ * Whether what has come, and nobody has got, may still be handed out.  It is
+ * void after an error, but a peer that closed the connection had sent it
+ * before.
+ */
+static bool may_receive(const RMigControl *c, GError **err)
+{
+    GError *local = NULL;
+
+    if (rmig_link_check(c->link, &local)) {
+        return true;
+    }
+    if (c->held && !c->given &&
+        g_error_matches(local, RMIG_LINK_ERROR, RMIG_LINK_ERROR_CLOSED)) {
+        g_error_free(local);
+        return true;
+    }
+    g_propagate_error(err, local);
+    return false;
+}
+
 int rmig_control_receive(RMigControl *c, bool wait, RMigWireMessage *msg,
                          GError **err)
 {
     g_assert(!c->commands);
     /* The call that found the failure has seen all that came before it */
-    if (!rmig_link_check(c->link, err)) {
+    if (!may_receive(c, err)) {
         return -1;
     }
-    g_assert(!c->held);
+    g_assert(!c->given);
     if (c->state == RMIG_CONTROL_IDLE && !say_ready(c, err)) {
         return -1;
     }
     while (!c->held) {
         if (wait) {
-            if (!rmig_link_step(c->link, c->receive_by_us,
-                                "the peer's report", err)) {
+            if (!step(c, c->receive_by_us, "the peer's report", err)) {
                 return -1;
             }
         } else {
-            int ret = rmig_link_poll(c->link, err);
+            int ret = look(c, err);
 
             if (ret == 0) {
                 ret = rmig_link_arm(c->link, err);
@@ -412,6 +543,7 @@ int rmig_control_receive(RMigControl *c, bool wait, RMigWireMessage *msg,
             }
         }
     }
+    c->given = true;
     *msg = c->in_hand;
     return 1;
 }
@@ -420,8 +552,7 @@ bool rmig_control_answer(RMigControl *c, uint32_t len, uint32_t repeat,
                          GError **err)
 {
     g_assert(c->state == RMIG_CONTROL_OWING);
-    if (!wait_for_slot(c, &c->composed, RMIG_CONTROL_TIMEOUT_MS, err) ||
-        !post_message(c, &c->composed, c->answer, len, repeat, err)) {
+    if (!post_composed(c, c->answer, len, repeat, err)) {
         return false;
     }
     set_state(c, RMIG_CONTROL_HOLDING);
@@ -434,10 +565,23 @@ bool rmig_control_release(RMigControl *c, GError **err)
 
     g_assert(slot && c->state != RMIG_CONTROL_OWING);
     c->held = NULL;
+    c->given = false;
     if (c->state == RMIG_CONTROL_HOLDING) {
         set_state(c, RMIG_CONTROL_IDLE);
+    } else if (c->state == RMIG_CONTROL_AHEAD ||
+               c->state == RMIG_CONTROL_QUEUED) {
+        set_state(c, RMIG_CONTROL_ASKED);
     }
-    return post_recv(c, slot, err);
+    /* Before the READY that may use it */
+    if (!post_recv(c, slot, err)) {
+        return false;
+    }
+    if (c->queued) {
+        slot = c->queued;
+        c->queued = NULL;
+        take_command(c, slot, &c->next);
+    }
+    return true;
 }
 
 void rmig_control_send_error(RMigControl *c)
@@ -445,6 +589,7 @@ void rmig_control_send_error(RMigControl *c)
     RMigSlot *slot = &c->small[SMALL_ERROR];
     g_autoptr(GError) err = NULL;
 
+    c->gave_up = true;
     if (slot->busy ||
         !post_message(c, slot, RMIG_WIRE_ERROR, 0, 1, &err)) {
         RMIG_LOG("not telling the peer: %s", err ? err->message : "said");

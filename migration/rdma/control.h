@@ -13,9 +13,20 @@
  * READY, takes the command, and perhaps answers.  On the main connection the
  * source commands; on the return path the destination does.
  *
- * Credits: each side always has RMIG_CONTROL_RECVS receives posted or in hand.
- * By the rules the peer can have at most an answer, a READY and an ERROR
- * underway at once, so three never run out.  docs/rdma.txt, "Exchange rules".
+ * Early READY: when a QEMU_FILE or REGISTER_FINISHED comes, READY for the next
+ * command leaves at once, by itself, so that the peer need not wait for it when
+ * it has the next message.  A command that comes before the one in hand has
+ * been released waits for that, and is the next that is received.
+ *
+ * Credits: each side has RMIG_CONTROL_RECVS receives, each of which is posted,
+ * or its message is in hand or waits.  To the commanding side at most an
+ * answer, a READY and an ERROR can be under way or unreleased at once: no
+ * second READY is said before a command, for which the first one was taken.  To
+ * the serving side it is the command in hand, the next one, and an ERROR: READY
+ * is said for one command at a time, for the next when none is in hand or the
+ * one in hand has no other behind it.  So three never run out.  A message that
+ * is released is posted again before the READY which may bring another.
+ * docs/rdma.txt, "Exchange rules".
  */
 #ifndef RMIG_CONTROL_H
 #define RMIG_CONTROL_H
@@ -53,7 +64,8 @@ void rmig_control_free(RMigControl *control);
  * rmig_control_buffer: RMIG_WIRE_DATA_MAX_BYTES bytes to compose the data of
  * the next command or answer in
  *
- * Waits until the previous one has left it.  NULL on failure.
+ * The same place until that is sent, then another.  Waits until the last but
+ * one has left it.  NULL on failure.
  */
 uint8_t *rmig_control_buffer(RMigControl *control, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
@@ -80,7 +92,8 @@ bool rmig_control_wait_answer(RMigControl *control, int64_t timeout_ms,
 /* ---- serving side ---- */
 
 /*
- * rmig_control_receive: the next command; says READY if that is not yet said
+ * rmig_control_receive: the next command, with none in hand; says READY if that
+ * is not yet said
  * @wait: whether to wait for it, without a deadline unless one was set with
  *     rmig_control_expect(): a source may be slow on purpose, and one that is
  *     dead is found by the heartbeat
@@ -90,6 +103,11 @@ bool rmig_control_wait_answer(RMigControl *control, int64_t timeout_ms,
  */
 int rmig_control_receive(RMigControl *control, bool wait, RMigWireMessage *msg,
                          GError **err) G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * Whether the next command is there and is a @type; the call of
+ * rmig_control_receive() that gives it does not wait then
+ */
+bool rmig_control_has(const RMigControl *control, RMigWireType type);
 /*
  * rmig_control_expect: any thread: from now on a command must come within
  * RMIG_CONTROL_TIMEOUT_MS, or waiting for it fails

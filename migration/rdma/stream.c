@@ -17,12 +17,12 @@ void rmig_stream_init(RMigStream *s, RMigControl *control)
 
 bool rmig_stream_is_empty(const RMigStream *s)
 {
-    return s->gathered == 0 && s->left == 0;
+    return s->gathered == 0 && !rmig_stream_has_data(s);
 }
 
 bool rmig_stream_has_data(const RMigStream *s)
 {
-    return s->left > 0;
+    return s->left > 0 || rmig_control_has(s->control, RMIG_WIRE_QEMU_FILE);
 }
 
 int rmig_stream_fd(const RMigStream *s)
@@ -52,7 +52,7 @@ bool rmig_stream_write(RMigStream *s, const void *buf, size_t size,
         size_t part = MIN(room, size);
         uint8_t *data;
 
-        /* The message before may still be leaving; then the buffer is its */
+        /* The last message but one may still be leaving from there */
         data = rmig_control_buffer(s->control, err);
         if (!data) {
             return false;

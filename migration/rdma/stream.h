@@ -9,7 +9,8 @@
  *
  * The commanding side of a control channel writes, the serving side reads.
  * Written bytes gather in the control channel's message buffer, so commands
- * may only be sent after a flush.
+ * may only be sent after a flush.  There are two buffers: bytes gather in one
+ * while the message before leaves the other.
  */
 #ifndef RMIG_STREAM_H
 #define RMIG_STREAM_H

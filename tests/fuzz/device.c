@@ -249,6 +249,7 @@ static void look(void)
     if (++fuzz_device.looks > LOOKS_MAX) {
         fuzz_die("the core spins");
     }
+    fuzz_device.now_us++; /* so that looking for a while comes to an end */
     if (fuzz_device.hooks.gap) {
         fuzz_device.hooks.gap();
     }

@@ -10,8 +10,9 @@
  * Promises that are checked besides the device's: guest RAM is never touched
  * by the core (it cannot be), but by the NIC, where the source asked for it,
  * and by zeroing, where the source asked for that; no message makes work for
- * more than all of RAM; keys that are given away are alive; nothing but ERROR
- * leaves after a failure; once revoked, nobody can write.
+ * more than all of RAM; keys that are given away are alive; there is one READY
+ * for each message and one for the next; nothing but ERROR leaves after a
+ * failure; once revoked, nobody can write.
  *
  * The last byte's bits (see schedule.h): 0 pin-all, 1 return path, 2 reading
  * does not wait, 3 the connection itself is part of the schedule, 4-5
@@ -57,6 +58,7 @@ static struct {
     GArray *zeroes;
     bool asked_for_blocks;
     uint64_t work_bytes; /* of one message */
+    unsigned arrived, readies; /* on the main connection */
 } f;
 
 static FuzzBlock layouts[4][N_BLOCKS] = {
@@ -127,6 +129,7 @@ static void arriving(FuzzQp *qp, const uint8_t *data, size_t bytes)
     RMigWireRegister reg;
     RMigWireZeroRun run;
 
+    f.arrived += qp != f.back; /* perhaps before it has been accepted */
     if (qp != f.main || !rmig_wire_message_unpack(data, bytes, &msg, NULL)) {
         return;
     }
@@ -245,7 +248,11 @@ static void posted(FuzzQp *qp, const FuzzWr *wr)
     fuzz_check_posted(qp, wr);
     if (wr->opcode == IBV_WR_SEND) {
         if (qp == f.main && fuzz_type_of(wr) == RMIG_WIRE_READY) {
-            f.work_bytes = 0; /* the message before has been handled */
+            /* The message before has been handled, or makes no work */
+            f.work_bytes = 0;
+            if (++f.readies > f.arrived + 1) {
+                fuzz_die("READY is said twice for one message");
+            }
         }
         check_results(wr);
     } else if (wr->bytes != 0) {

@@ -172,7 +172,11 @@ int rmig_link_poll(RMigLink *link, GError **err)
         }
         return -1;
     }
-    return happen(link);
+    if (happen(link)) {
+        link->idle_deadline_us = 0;
+        return 1;
+    }
+    return 0;
 }
 
 int rmig_link_arm(RMigLink *link, GError **err)
@@ -200,7 +204,6 @@ bool rmig_link_step(RMigLink *link, int64_t deadline_us, const char *what,
                                          what));
         return rmig_link_poll(link, err) > 0;
     }
-    link->idle_deadline_us = 0;
     return ret > 0;
 }
 

@@ -77,6 +77,24 @@ static void test_good_end(void)
     teardown(&f);
 }
 
+/* The serving side has nothing to say that a peer which left could take */
+static void test_serving_end(void)
+{
+    RMigLink *link = fake_link_new();
+    RMigConn conn;
+    char byte;
+
+    g_assert_true(rmig_conn_init(&conn, link, false, NULL));
+    link->frozen = true;
+    g_assert_cmpint(rmig_stream_read(&conn.stream, &byte, 1, false, NULL), ==,
+                    RMIG_STREAM_WOULD_BLOCK);
+    g_assert_cmpuint(fake_verbs_pending(link->verbs), ==, 1); /* its READY */
+    rmig_conn_disconnect(&conn, false);
+    g_assert_cmpuint(fake_verbs_pending(link->verbs), ==, 1); /* not settled */
+    g_assert_true(link->disconnected);
+    rmig_conn_cleanup(&conn);
+}
+
 static void test_bad_end(void)
 {
     Fixture f;
@@ -136,6 +154,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/conn/init-fails", test_init_fails);
     g_test_add_func("/conn/good-end", test_good_end);
+    g_test_add_func("/conn/serving-end", test_serving_end);
     g_test_add_func("/conn/bad-end", test_bad_end);
     g_test_add_func("/conn/cleanup", test_cleanup);
     g_test_add_func("/conn/poll-waiter", test_poll_waiter);

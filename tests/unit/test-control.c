@@ -6,86 +6,9 @@
  * On the fakes of link and verbs: the peer is a script.
  * docs/rdma.txt, "Exchange rules" and "States".
  */
-#include "control.h"
-#include "fake-link.h"
+#include "control-fixture.h"
 
 #include <string.h>
-
-typedef struct Fixture {
-    RMigLink *link;
-    RMigControl *control;
-} Fixture;
-
-static void setup(Fixture *f, bool commands)
-{
-    f->link = fake_link_new();
-    f->control = rmig_control_new(f->link, commands, NULL);
-    g_assert_nonnull(f->control);
-}
-
-/* Frees everything; the fake verbs notice a region left behind */
-static void teardown(Fixture *f)
-{
-    rmig_link_disconnect(f->link);
-    rmig_control_free(f->control);
-    rmig_link_free(f->link);
-}
-
-static unsigned recvs(const Fixture *f)
-{
-    return g_queue_get_length(&f->link->verbs->recvs);
-}
-
-static unsigned sends(const Fixture *f)
-{
-    return f->link->verbs->posts->len;
-}
-
-/* The last SEND is a message of @type with @len bytes of @data */
-static void assert_sent(const Fixture *f, RMigWireType type, const void *data,
-                        uint32_t len, uint32_t repeat)
-{
-    g_autoptr(GBytes) expect = fake_link_message(type, data, len, repeat);
-    FakePost *last = fake_verbs_last(f->link->verbs);
-
-    g_assert_cmpint(last->kind, ==, FAKE_SEND);
-    g_assert_true(g_bytes_equal(last->data, expect));
-}
-
-static void assert_fails(GError **err, GQuark domain, int code,
-                         const char *needle)
-{
-    g_assert_error(*err, domain, code);
-    if (strstr((*err)->message, needle) == NULL) {
-        g_error("'%s' does not say '%s'", (*err)->message, needle);
-    }
-    g_clear_error(err);
-}
-
-/* The link has failed in that way, and every later call says so */
-static void assert_link_failed(Fixture *f, GQuark domain, int code,
-                               const char *needle)
-{
-    GError *err = NULL;
-
-    g_assert_cmpint(rmig_link_poll(f->link, &err), ==, -1);
-    assert_fails(&err, domain, code, needle);
-}
-
-/* Let @type arrive now */
-static void arrive(Fixture *f, RMigWireType type)
-{
-    g_assert_true(g_queue_is_empty(&f->link->script));
-    fake_link_script_type(f->link, type);
-    g_assert_cmpint(rmig_link_poll(f->link, NULL), ==, 1);
-}
-
-static void serve(Fixture *f, RMigWireType type, RMigWireMessage *msg)
-{
-    fake_link_script_type(f->link, type);
-    g_assert_cmpint(rmig_control_receive(f->control, true, msg, NULL), ==, 1);
-    g_assert_cmpint(msg->type, ==, type);
-}
 
 static void command(Fixture *f, RMigWireType type)
 {
@@ -192,19 +115,48 @@ static void test_one_command_per_ready(void)
     teardown(&f);
 }
 
-/* What is on its way out of the buffer must not be overwritten */
-static void test_buffer_waits(void)
+/*
+ * The next message is composed while the last one leaves, but what is on its
+ * way out of a buffer must not be overwritten
+ */
+static void test_buffers(void)
 {
+    RMigVerbs *verbs;
+    uint8_t *first, *second;
     Fixture f;
 
     setup(&f, true);
+    verbs = f.link->verbs;
+    f.link->frozen = true;
+    first = rmig_control_buffer(f.control, NULL);
+    g_assert_true(rmig_control_buffer(f.control, NULL) == first);
+    f.link->frozen = false;
     command(&f, RMIG_WIRE_QEMU_FILE);
-    g_assert_cmpuint(fake_verbs_pending(f.link->verbs), ==, 1);
     arrive(&f, RMIG_WIRE_READY);
-    g_assert_false(rmig_control_may_command(f.control));
-    g_assert_nonnull(rmig_control_buffer(f.control, NULL));
-    g_assert_cmpuint(fake_verbs_pending(f.link->verbs), ==, 0);
+    g_assert_cmpuint(fake_verbs_pending(verbs), ==, 1);
     g_assert_true(rmig_control_may_command(f.control));
+    f.link->frozen = true; /* so waiting would fail */
+    second = rmig_control_buffer(f.control, NULL);
+    g_assert_nonnull(second);
+    g_assert_cmpuint(ABS(second - first), >=, RMIG_WIRE_MESSAGE_MAX_BYTES);
+    g_assert_true(rmig_control_command(f.control, RMIG_WIRE_QEMU_FILE, 1, 1,
+                                       NULL));
+    g_assert_cmpuint(fake_verbs_pending(verbs), ==, 2);
+    fake_link_script_type(f.link, RMIG_WIRE_READY);
+    fake_verbs_arrive(verbs, g_bytes_get_data(f.link->script.head->data, NULL),
+                      RMIG_WIRE_HEADER_BYTES);
+    g_bytes_unref(g_queue_pop_head(&f.link->script));
+
+    /* now both are leaving */
+    g_assert_false(rmig_control_may_command(f.control));
+    g_assert_null(rmig_control_buffer(f.control, NULL));
+    teardown(&f);
+
+    setup(&f, true);
+    command(&f, RMIG_WIRE_QEMU_FILE);
+    command(&f, RMIG_WIRE_QEMU_FILE);
+    g_assert_nonnull(rmig_control_buffer(f.control, NULL));
+    g_assert_cmpuint(fake_verbs_pending(f.link->verbs), <, 2);
     teardown(&f);
 }
 
@@ -301,10 +253,10 @@ static void test_ready_once(void)
     assert_sent(&f, RMIG_WIRE_READY, NULL, 0, 1);
 
     /* the next READY is for the next command, and not before it is wanted */
-    serve(&f, RMIG_WIRE_QEMU_FILE, &msg);
+    serve(&f, RMIG_WIRE_COMPRESS, &msg);
     g_assert_true(rmig_control_release(f.control, NULL));
     g_assert_cmpuint(sends(&f), ==, 1);
-    serve(&f, RMIG_WIRE_QEMU_FILE, &msg);
+    serve(&f, RMIG_WIRE_COMPRESS, &msg);
     g_assert_cmpuint(sends(&f), ==, 2);
     teardown(&f);
 }
@@ -355,11 +307,17 @@ static void test_command_overtakes_completion(void)
 typedef enum State {
     CMD_IDLE, CMD_CREDIT, CMD_WAIT_BLOCKS, CMD_WAIT_REGISTER,
     CMD_WAIT_UNREGISTER, CMD_READING_ANSWER,
-    SRV_IDLE, SRV_ASKED, SRV_HOLDING, SRV_OWING,
+    SRV_IDLE, SRV_ASKED, SRV_HOLDING, SRV_OWING, SRV_AHEAD, SRV_QUEUED,
     N_STATES
 } State;
 
 #define BIT(type) (1u << (type))
+#define COMMANDS (BIT(RMIG_WIRE_QEMU_FILE) | \
+                  BIT(RMIG_WIRE_RAM_BLOCKS_REQUEST) | \
+                  BIT(RMIG_WIRE_COMPRESS) | \
+                  BIT(RMIG_WIRE_REGISTER_REQUEST) | \
+                  BIT(RMIG_WIRE_REGISTER_FINISHED) | \
+                  BIT(RMIG_WIRE_UNREGISTER_REQUEST))
 
 /* Besides ERROR, which is understood in every state */
 static const uint32_t legal[N_STATES] = {
@@ -370,14 +328,11 @@ static const uint32_t legal[N_STATES] = {
     [CMD_WAIT_UNREGISTER] = BIT(RMIG_WIRE_UNREGISTER_FINISHED),
     [CMD_READING_ANSWER] = BIT(RMIG_WIRE_READY),
     [SRV_IDLE] = 0,
-    [SRV_ASKED] = BIT(RMIG_WIRE_QEMU_FILE) |
-                  BIT(RMIG_WIRE_RAM_BLOCKS_REQUEST) |
-                  BIT(RMIG_WIRE_COMPRESS) |
-                  BIT(RMIG_WIRE_REGISTER_REQUEST) |
-                  BIT(RMIG_WIRE_REGISTER_FINISHED) |
-                  BIT(RMIG_WIRE_UNREGISTER_REQUEST),
+    [SRV_ASKED] = COMMANDS,
     [SRV_HOLDING] = 0,
     [SRV_OWING] = 0,
+    [SRV_AHEAD] = COMMANDS,
+    [SRV_QUEUED] = 0,
 };
 
 static void setup_in_state(Fixture *f, State state)
@@ -411,6 +366,13 @@ static void setup_in_state(Fixture *f, State state)
         break;
     case SRV_OWING:
         serve(f, RMIG_WIRE_REGISTER_REQUEST, &msg);
+        break;
+    case SRV_AHEAD:
+        serve(f, RMIG_WIRE_QEMU_FILE, &msg);
+        break;
+    case SRV_QUEUED:
+        serve(f, RMIG_WIRE_QEMU_FILE, &msg);
+        arrive(f, RMIG_WIRE_QEMU_FILE);
         break;
     default:
         break;
@@ -548,6 +510,14 @@ static void test_failing_posts(void)
                        "posting");
     teardown(&f);
 
+    /* an early READY; what it was to follow is still good */
+    setup_in_state(&f, SRV_ASKED);
+    f.link->verbs->fail_post = 0;
+    arrive(&f, RMIG_WIRE_QEMU_FILE);
+    assert_link_failed(&f, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED,
+                       "sending READY");
+    teardown(&f);
+
     /* a READY whose receive cannot be posted again */
     setup(&f, true);
     f.link->verbs->fail_post = 0;
@@ -621,7 +591,7 @@ int main(int argc, char **argv)
     g_test_add_func("/control/command", test_command);
     g_test_add_func("/control/command/ready", test_command_waits_for_ready);
     g_test_add_func("/control/command/one", test_one_command_per_ready);
-    g_test_add_func("/control/command/buffer", test_buffer_waits);
+    g_test_add_func("/control/command/buffers", test_buffers);
     g_test_add_func("/control/command/largest", test_largest_command);
     g_test_add_func("/control/answer", test_wait_answer);
     g_test_add_func("/control/answer/never", test_answer_never_comes);

@@ -627,6 +627,39 @@ static void test_out_of_place(void)
     teardown(&f);
 }
 
+/*
+ * The source need not wait for us to come to the hook, nor out of it: its first
+ * command may come while the hook is read, its stream while the round ends
+ */
+static void test_comes_early(void)
+{
+    RMigStream *stream;
+    char buf[8];
+    Fixture f;
+
+    setup_exchanged(&f, 0);
+    stream = rmig_dest_stream(f.dest);
+    fake_link_script(f.link, fake_link_message(RMIG_WIRE_QEMU_FILE, "hook", 4,
+                                               1));
+    g_assert_cmpint(rmig_stream_read(stream, buf, 3, true, NULL), ==, 3);
+    script_zero_run(&f, 0, RAM, RAM_OFFSET, PAGE);
+    g_assert_cmpint(rmig_link_poll(f.link, NULL), ==, 1);
+    g_assert_cmpuint(f.zero_calls, ==, 0);
+    g_assert_cmpint(rmig_stream_read(stream, buf, 3, true, NULL), ==, 1);
+    g_assert_false(rmig_stream_has_data(stream));
+    finish(&f);
+    g_assert_cmpuint(f.zero_calls, ==, 1);
+
+    fake_link_script(f.link, fake_link_message(RMIG_WIRE_QEMU_FILE, "on", 2,
+                                               1));
+    g_assert_cmpint(rmig_link_poll(f.link, NULL), ==, 1);
+    f.link->frozen = true;
+    g_assert_true(rmig_stream_has_data(stream));
+    g_assert_cmpint(rmig_stream_read(stream, buf, 8, false, NULL), ==, 2);
+    g_assert_cmpmem(buf, 2, "on", 2);
+    teardown(&f);
+}
+
 static void test_source_gives_up(void)
 {
     Fixture f;
@@ -711,6 +744,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dest/hostile/numbers", test_hostile_numbers);
     g_test_add_func("/dest/hostile/work", test_work_of_a_message);
     g_test_add_func("/dest/hostile/out-of-place", test_out_of_place);
+    g_test_add_func("/dest/comes-early", test_comes_early);
     g_test_add_func("/dest/source-gives-up", test_source_gives_up);
     g_test_add_func("/dest/local-failures", test_local_failures);
     g_test_add_func("/dest/revoke", test_revoke);

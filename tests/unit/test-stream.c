@@ -186,7 +186,7 @@ static void test_read(void)
     g_assert_false(rmig_stream_has_data(&f.stream));
     g_assert_true(rmig_stream_is_empty(&f.stream));
     assert_reads(&f, 2, "ab");
-    g_assert_cmpuint(sends(&f), ==, 2); /* a READY for each */
+    g_assert_cmpuint(sends(&f), ==, 3); /* a READY for each and for the next */
     g_assert_cmpuint(g_queue_get_length(&f.link->verbs->recvs), ==,
                      RMIG_CONTROL_RECVS);
     g_assert_cmpint(rmig_stream_fd(&f.stream), ==, rmig_link_fd(f.link));
@@ -203,10 +203,62 @@ static void test_read_holds_buffer(void)
     assert_reads(&f, 3, "012");
     g_assert_cmpuint(g_queue_get_length(&f.link->verbs->recvs), ==,
                      RMIG_CONTROL_RECVS - 1);
-    g_assert_cmpuint(sends(&f), ==, 1);
+    g_assert_cmpuint(sends(&f), ==, 2);
     assert_reads(&f, 3, "3");
     g_assert_cmpuint(g_queue_get_length(&f.link->verbs->recvs), ==,
                      RMIG_CONTROL_RECVS);
+    teardown(&f);
+}
+
+/* A message that comes while one is read is not missed, nor read too early */
+static void test_read_queued(void)
+{
+    Fixture f;
+
+    setup(&f, false);
+    script_data(&f, "first", 5);
+    assert_reads(&f, 3, "fir");
+    script_data(&f, "second", 6);
+    g_assert_cmpint(rmig_link_poll(f.link, NULL), ==, 1);
+    assert_reads(&f, 64, "st");
+    f.link->frozen = true;
+    g_assert_true(rmig_stream_has_data(&f.stream));
+    g_assert_false(rmig_stream_is_empty(&f.stream));
+    assert_reads(&f, 64, "second");
+    g_assert_false(rmig_stream_has_data(&f.stream));
+    g_assert_true(rmig_stream_is_empty(&f.stream));
+    teardown(&f);
+
+    /* a command is there, but has no bytes */
+    setup(&f, false);
+    script_data(&f, "hook", 4);
+    assert_reads(&f, 3, "hoo");
+    fake_link_script_type(f.link, RMIG_WIRE_COMPRESS);
+    g_assert_cmpint(rmig_link_poll(f.link, NULL), ==, 1);
+    assert_reads(&f, 3, "k");
+    g_assert_false(rmig_stream_has_data(&f.stream));
+    teardown(&f);
+}
+
+/* The next message gathers while the last one leaves */
+static void test_gathers_meanwhile(void)
+{
+    size_t max = RMIG_WIRE_DATA_MAX_BYTES;
+    g_autofree uint8_t *data = pattern(2 * max);
+    Fixture f;
+
+    setup(&f, true);
+    g_assert_true(rmig_stream_write(&f.stream, data, max, NULL));
+    g_assert_cmpuint(fake_verbs_pending(f.link->verbs), ==, 1);
+    f.link->frozen = true; /* so nothing can be waited for */
+    g_assert_true(rmig_stream_write(&f.stream, data + max, max - 1, NULL));
+    f.link->frozen = false;
+    g_assert_true(rmig_stream_write(&f.stream, data + 2 * max - 1, 1, NULL));
+    assert_message(&f, 0, data, max);
+    assert_message(&f, 1, data + max, max);
+    /* the device still reads the first from where it was composed */
+    g_assert_cmpmem(fake_verbs_post(f.link->verbs, 0)->addr +
+                    RMIG_WIRE_HEADER_BYTES, max, data, max);
     teardown(&f);
 }
 
@@ -307,6 +359,8 @@ int main(int argc, char **argv)
     g_test_add_func("/stream/write/fails", test_write_fails);
     g_test_add_func("/stream/read", test_read);
     g_test_add_func("/stream/read/holds-buffer", test_read_holds_buffer);
+    g_test_add_func("/stream/write/meanwhile", test_gathers_meanwhile);
+    g_test_add_func("/stream/read/queued", test_read_queued);
     g_test_add_func("/stream/read/would-block", test_would_block);
     g_test_add_func("/stream/read/end", test_read_end);
     g_test_add_func("/stream/read/void", test_read_void);
