@@ -90,8 +90,8 @@ class Vm:
                  extra: Sequence[str] = (), wrapper: Sequence[str] = (),
                  env: Optional[Dict[str, str]] = None,
                  private_ram: bool = False) -> None:
-        """@private_ram: anonymous memory of QEMU's, which pages that were
-        never touched take no part in; it cannot be seen from outside."""
+        """@private_ram: anonymous memory, where a page that was never touched
+        costs nothing; it cannot be seen from outside."""
         found = shutil.which(qemu)
         if found is None:
             raise VmError(f"{qemu}: no such program")
