@@ -18,7 +18,7 @@ from bench_run import METHODS
 
 MIB, GIB = 1 << 20, 1 << 30
 DEBIAN_PYTHON = "/usr/bin/python3"
-POINTS = 60                 # of a throughput line, at most
+POINTS = 30                 # of a throughput line, at most
 DPI = 110
 LEGEND_COLUMNS = 3
 # Blue and green ours, orange stock, grey TCP; also for the colour-blind
@@ -51,30 +51,42 @@ def median_run(runs: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
     return sorted(runs, key=lambda run: run["total_s"])[len(runs) // 2]
 
 
+def _rows(run: Dict[str, Any]) -> List[Tuple[float, int, int]]:
+    """(time, transferred, remaining), with the setup, until the end.
+
+    What was asked before the end may be answered after it.
+    """
+    whole = run["info"]["ram"]["total"]
+    rows = [(row["t"], row["transferred"], row["remaining"])
+            for row in run["timeline"]["migration"]
+            if row["t"] > run["setup_s"]]
+    return [(0.0, 0, whole), (run["setup_s"], 0, whole),
+            *((min(at, run["total_s"]), moved, left)
+              for at, moved, left in rows)]
+
+
 def throughput(run: Dict[str, Any]) -> Points:
     """Gbit/s over time: at most POINTS stretches of about the same length."""
-    rows = run["timeline"]["migration"]
-    end = max(run["total_s"], rows[-1]["t"] if rows else 0)
-    step = end / POINTS
-    times, rates, before = [0.0], [0.0], {"t": 0.0, "transferred": 0}
-    for row in rows:
-        passed = row["t"] - before["t"]
-        if passed >= step or row is rows[-1] and passed > 0:
-            moved = row["transferred"] - before["transferred"]
-            times.append((row["t"] + before["t"]) / 2)
-            rates.append(max(0, moved) * 8 / passed / 1e9)
-            before = row
-    return times + [end], rates + [0.0]
+    rows = _rows(run)
+    step = run["total_s"] / POINTS
+    times, rates, (begin, before, _) = [0.0, rows[1][0]], [0.0, 0.0], rows[1]
+    for row in rows[2:]:
+        at, moved, _ = row
+        if at - begin >= step or row is rows[-1] and at > begin:
+            times.append((at + begin) / 2)
+            rates.append(max(0, moved - before) * 8 / (at - begin) / 1e9)
+            begin, before = at, moved
+    return times + [run["total_s"]], rates + [0.0]
 
 
 def remaining(run: Dict[str, Any]) -> Points:
-    rows = run["timeline"]["migration"]
-    return ([row["t"] for row in rows],
-            [row["remaining"] / GIB for row in rows])
+    rows = _rows(run)
+    return [row[0] for row in rows], [row[2] / GIB for row in rows]
 
 
 def pinned(run: Dict[str, Any], side: str) -> Points:
-    rows = run["timeline"]["processes"]
+    rows = [row for row in run["timeline"]["processes"]
+            if row["t"] <= run["total_s"]]
     return ([row["t"] for row in rows],
             [row[f"pinned_{side}"] / MIB for row in rows])
 
@@ -141,7 +153,8 @@ def _finish(figure: Any, axes: Any, foot: Any, record: Dict[str, Any],
         Line2D([], [], color=INK, label="source"),
         Line2D([], [], color=INK, linestyle=(0, (3, 2)),
                label="destination")],
-        loc="upper right", frameon=False, ncol=2)
+        loc="lower right", bbox_to_anchor=(1, 0.98), frameon=False, ncol=2,
+        borderaxespad=0)
     where = record["where"]
     note = ", nothing copied" if where["no_copy"] else ""
     figure.suptitle(f"{record['workloads'][workload]['text']}\n"
@@ -156,7 +169,7 @@ def _finish(figure: Any, axes: Any, foot: Any, record: Dict[str, Any],
 def _panels(pyplot: Any, lines: int) -> Tuple[Any, Any, Any]:
     """The figure, three panels that share their time, room for a legend."""
     height = 0.22 * -(-lines // LEGEND_COLUMNS) + 0.1
-    figure = pyplot.figure(figsize=(8, 7.6 + height), layout="constrained")
+    figure = pyplot.figure(figsize=(8.4, 7.6 + height), layout="constrained")
     grid = figure.add_gridspec(4, 1, height_ratios=[3, 2, 2, height])
     first = figure.add_subplot(grid[0])
     axes = [first, *(figure.add_subplot(grid[row], sharex=first)

@@ -5,12 +5,24 @@ import os
 import pathlib
 import shlex
 import subprocess
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Sequence
 
-from verbsim import Fabric, VerbsimError
+from bench_load import Load
+from bench_run import Method, Setup
+from verbsim import VerbsimError
 
 REPO = pathlib.Path(__file__).resolve().parent.parent.parent
 PROGRAM = "tests/bench/rdma-bench"
+# What comes next to the guests of bench_load.py
+ROUNDS = ["--rounds", "4", "--dirty"]
+LOADS = {
+    "random": ["--fill", "random"],
+    "idle": ["--fill", "untouched"],
+    "half-zero": ["--fill", "half-zero"],
+    "hot": ["--fill", "random", *ROUNDS, "hot:64M"],
+    "hot-over": ["--fill", "random", *ROUNDS, "random:10%"],
+    "device": ["--fill", "untouched"],
+}
 
 
 def find_program() -> str:
@@ -36,13 +48,35 @@ def parse_runs(text: str) -> List[Dict[str, Any]]:
     return found
 
 
-def run_core(program: str, arguments: str,
-             fabric: Optional[Fabric]) -> List[Dict[str, Any]]:
-    """Its runs; "" is the program that was built here."""
+def arguments(method: Method, load: Load, setup: Setup, runs: int,
+              more: str) -> List[str]:
+    argv = ["--json", "-", "--name", f"{load.name}, {method.text}",
+            "--ram", f"{load.guest.memory_mib}M", "--runs", str(runs),
+            "--address", setup.host.strip("[]"), *LOADS[load.name]]
+    if load.state_mib:
+        argv += ["--stream", f"{load.state_mib}M"]
+    if "rdma_pin_all" in method.capabilities:
+        argv.append("--pin-all")
+    if method.pin_limit:
+        argv += ["--pin-limit", str(setup.pin_limit)]
+    if setup.verify and setup.copies(method):
+        argv.append("--verify")
+    return argv + shlex.split(more)
+
+
+def run_core(program: str, methods: Sequence[Method], load: Load,
+             setup: Setup, runs: int, more: str) -> List[Dict[str, Any]]:
+    """Its runs of a workload; "" is the program that was built here."""
+    found: List[Dict[str, Any]] = []
     program = os.path.abspath(program or find_program())
-    done = subprocess.run([program, *shlex.split(arguments)],
-                          stdout=subprocess.PIPE, text=True, check=False,
-                          env=fabric.env() if fabric else None)
-    if done.returncode:
-        raise VerbsimError(f"{program} ended with status {done.returncode}")
-    return parse_runs(done.stdout)
+    env = setup.fabric.env() if setup.fabric else None
+    for method in methods:
+        if method.scheme == "rdma":
+            argv = arguments(method, load, setup, runs, more)
+            done = subprocess.run([program, *argv], env=env, check=False,
+                                  stdout=subprocess.PIPE, text=True)
+            if done.returncode:
+                raise VerbsimError(f"rdma-bench {' '.join(argv)} ended with "
+                                   f"status {done.returncode}")
+            found += parse_runs(done.stdout)
+    return found

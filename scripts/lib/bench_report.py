@@ -45,6 +45,7 @@ COST = (
 )
 CORE = (
     Figure("seconds", "total, s", 1, 3),
+    Figure("downtime_s", "downtime, ms", 1000, 1),
     Figure("gbit_per_s", "throughput, Gbit/s"),
     Figure("link_gbit_per_s", "link, Gbit/s"),
     Figure("share", "share of it"),
@@ -53,7 +54,6 @@ CORE = (
     Figure("cpu_s_dest", "CPU destination, s", 1, 3),
     Figure("pinned_peak_source", "pinned source, MiB", 1 / MIB, 0),
     Figure("pinned_peak_dest", "pinned destination, MiB", 1 / MIB, 0),
-    Figure("stalls", "stalls", 1, 0),
 )
 
 Spread = Tuple[float, float, float]             # median, least, most
@@ -110,7 +110,7 @@ def cell(spread: Optional[Spread], figure: Figure,
     median, least, most = (f"{value * figure.factor:.{figure.digits}f}"
                            for value in spread)
     text = median if least == most else f"{median} ({least}–{most})"
-    if stock and stock[0]:
+    if stock and stock[0] and spread[0]:
         text += f" ×{spread[0] / stock[0]:.2f}"
     return text
 
@@ -150,7 +150,7 @@ def core_table(runs: List[Dict[str, Any]]) -> List[str]:
     """Of rdma-bench: the transport core alone, without QEMU."""
     figures = [figure for figure in CORE
                if any(figure.key in run for run in runs)]
-    lines = [line(["core alone", "workload",
+    lines = [line(["core alone", "memory",
                    *(figure.heading for figure in figures)]),
              line(["---", "---", *("---:" for _ in figures)])]
     names = list(dict.fromkeys((run.get("name", "?"), run.get("workload", ""))
