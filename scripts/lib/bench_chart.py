@@ -11,6 +11,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import textwrap
 from typing import Any, Dict, List, Sequence, Tuple
 
 from bench_report import pair_text, pairs_of, runs_of
@@ -157,8 +158,8 @@ def _finish(figure: Any, axes: Any, foot: Any, record: Dict[str, Any],
         borderaxespad=0)
     where = record["where"]
     note = ", nothing copied" if where["no_copy"] else ""
-    figure.suptitle(f"{record['workloads'][workload]['text']}\n"
-                    f"{where['link']}{note}", x=0.01, ha="left",
+    text = textwrap.fill(record["workloads"][workload]["text"], 90)
+    figure.suptitle(f"{text}\n{where['link']}{note}", x=0.01, ha="left",
                     fontsize=11)
     names = axes[0].get_legend_handles_labels()
     foot.axis("off")

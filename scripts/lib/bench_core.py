@@ -5,10 +5,10 @@ import os
 import pathlib
 import shlex
 import subprocess
-from typing import Any, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
 from bench_load import Load
-from bench_run import Method, Setup
+from bench_run import Method, Setup, Skip, require_memory
 from verbsim import VerbsimError
 
 REPO = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -27,7 +27,8 @@ LOADS = {
 
 def find_program() -> str:
     """The newest that was built in this checkout."""
-    found = [*REPO.glob(f"build*/{PROGRAM}"), *REPO.glob(f"build*/*/{PROGRAM}")]
+    found = [path for folder in ("build*", "build*/*")
+             for path in REPO.glob(f"{folder}/{PROGRAM}")]
     if not found:
         raise VerbsimError(f"{PROGRAM} is not built: meson setup build && "
                            f"ninja -C build {PROGRAM}")
@@ -65,18 +66,25 @@ def arguments(method: Method, load: Load, setup: Setup, runs: int,
 
 
 def run_core(program: str, methods: Sequence[Method], load: Load,
-             setup: Setup, runs: int, more: str) -> List[Dict[str, Any]]:
+             setup: Setup, runs: int, more: str,
+             log: Callable[[str], None]) -> List[Dict[str, Any]]:
     """Its runs of a workload; "" is the program that was built here."""
     found: List[Dict[str, Any]] = []
     program = os.path.abspath(program or find_program())
     env = setup.fabric.env() if setup.fabric else None
     for method in methods:
-        if method.scheme == "rdma":
-            argv = arguments(method, load, setup, runs, more)
-            done = subprocess.run([program, *argv], env=env, check=False,
-                                  stdout=subprocess.PIPE, text=True)
-            if done.returncode:
-                raise VerbsimError(f"rdma-bench {' '.join(argv)} ended with "
-                                   f"status {done.returncode}")
-            found += parse_runs(done.stdout)
+        if method.scheme != "rdma":
+            continue
+        try:
+            require_memory(method, load)
+        except Skip as reason:
+            log(f"rdma-bench, {method.text}: skipped: {reason}")
+            continue
+        argv = arguments(method, load, setup, runs, more)
+        done = subprocess.run([program, *argv], env=env, check=False,
+                              stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise VerbsimError(f"rdma-bench {' '.join(argv)} ended with "
+                               f"status {done.returncode}")
+        found += parse_runs(done.stdout)
     return found

@@ -29,6 +29,7 @@ class Figure:
 SPEED = (
     Figure("total_s", "total, s"),
     Figure("gbit_per_s", "throughput, Gbit/s"),
+    Figure("converge_s", "without the limit, s"),
     Figure("setup_s", "setup, ms", 1000, 0),
     Figure("downtime_s", "downtime, ms", 1000, 0),
     Figure("transferred", "transferred, MiB", 1 / MIB, 1),
@@ -49,6 +50,7 @@ CORE = (
     Figure("gbit_per_s", "throughput, Gbit/s"),
     Figure("link_gbit_per_s", "link, Gbit/s"),
     Figure("share", "share of it"),
+    Figure("stream_gbit_per_s", "device state, Gbit/s"),
     Figure("setup_s", "setup, ms", 1000, 1),
     Figure("cpu_s_source", "CPU source, s", 1, 3),
     Figure("cpu_s_dest", "CPU destination, s", 1, 3),
@@ -125,6 +127,8 @@ def line(cells: Sequence[str]) -> str:
 
 
 def table(rows: List[Row], figures: Sequence[Figure]) -> List[str]:
+    figures = [figure for figure in figures
+               if any(figure.key in row[2] for row in rows)]
     lines = [line(["method", "QEMU", *(f.heading for f in figures)]),
              line(["---", "---", *("---:" for _ in figures)])]
     for method, pair, by_figure in rows:
@@ -143,14 +147,15 @@ def versions(record: Dict[str, Any]) -> str:
     for run in record["runs"]:
         for name, end in zip(run["pair"].split(":"), ("source", "dest")):
             found[name] = run["version"][end]
-    return ", ".join(f"{name} is QEMU {found[name]}" for name in sorted(found))
+    text = ", ".join(f"{name} is QEMU {found[name]}" for name in sorted(found))
+    return text[0].upper() + text[1:]
 
 
 def core_table(runs: List[Dict[str, Any]]) -> List[str]:
     """Of rdma-bench: the transport core alone, without QEMU."""
     figures = [figure for figure in CORE
-               if any(figure.key in run for run in runs)]
-    lines = [line(["core alone", "memory",
+               if any(run.get(figure.key) is not None for run in runs)]
+    lines = [line(["core alone", "setting",
                    *(figure.heading for figure in figures)]),
              line(["---", "---", *("---:" for _ in figures)])]
     names = list(dict.fromkeys((run.get("name", "?"), run.get("workload", ""))
@@ -167,13 +172,14 @@ def core_table(runs: List[Dict[str, Any]]) -> List[str]:
 
 def markdown(record: Dict[str, Any]) -> str:
     """All tables, a section for each workload."""
-    lines = []
+    where = record["where"]
+    count = f"{where['runs']} run{'s' if where['runs'] > 1 else ''}"
+    heading = [f"On {where['link']}. Median (least–most) of {count}."]
     if record["runs"]:
-        lines += [f"On {record['where']['link']}; {versions(record)}. "
-                  "Median (least–most) of "
-                  f"{record['where']['runs']} runs, × beside stock's."]
-        if record["where"]["no_copy"]:
-            lines[-1] += " " + NOT_COPIED
+        heading += [f"{versions(record)}; × is beside stock's."]
+    if where["no_copy"]:
+        heading += [NOT_COPIED]
+    lines = [" ".join(heading)]
     for name, load in record["workloads"].items():
         rows = summarise(record, name)
         if rows:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One measured migration, and the methods that scripts/bench holds together."""
+"""One measured migration, and the methods that scripts/bench compares."""
 import dataclasses
 import pathlib
 import re
@@ -89,8 +89,11 @@ def _configure(pair: VmPair, method: Method, load: Load, setup: Setup) -> None:
         vm.set_parameters(**parameters)
 
 
-def _require_memory(method: Method, load: Load) -> None:
-    """For both ends; pinning all of a guest fills what it never touched."""
+def require_memory(method: Method, load: Load) -> None:
+    """Skip what needs more than there is, for both ends.
+
+    Pinning all of a guest fills what it never touched.
+    """
     if load.private and "rdma_pin_all" not in method.capabilities:
         return
     match = re.search(r"^MemAvailable:\s+(\d+) kB$", MEMINFO.read_text(),
@@ -110,7 +113,7 @@ class Watcher:
         self._limit_s = load.limit_s
         self._began = time.monotonic()
         self.rows: List[Dict[str, Any]] = []
-        self.lifted_s: Optional[float] = None
+        self.limited: Optional[Dict[str, Any]] = None  # how it went so far
 
     def look(self, info: Dict[str, Any]) -> None:
         now = time.monotonic() - self._began
@@ -123,9 +126,16 @@ class Watcher:
                 "rounds": ram.get("dirty-sync-count", 0)})
         if (self._limited and now >= self._limit_s
                 and info.get("status") not in FINAL_STATES):
-            self._pair.source.set_parameters(max_bandwidth=UNLIMITED)
-            self._limited = False
-            self.lifted_s = now
+            self._lift(now)
+
+    def _lift(self, now: float) -> None:
+        self._pair.source.set_parameters(max_bandwidth=UNLIMITED)
+        self._limited = False
+        last = self.rows[-1]
+        self.limited = {
+            "seconds": now, "rounds": last["rounds"],
+            "gbit_per_s": last["transferred"] * 8 / now / 1e9,
+            "remaining_least": min(row["remaining"] for row in self.rows)}
 
 
 def _figures(result: MigrationResult, load: Load,
@@ -178,7 +188,10 @@ def _measure(pair: VmPair, uri: str, load: Load,
     record["info"] = result.info
     record["rdma"] = result.info.get("rdma")
     record["observer_cpu_s"] = time.process_time() - before
-    record["limit_lifted_s"] = watcher.lifted_s
+    record["limited"] = watcher.limited
+    if watcher.limited:
+        record["converge_s"] = result.total_ms / 1000 - watcher.limited[
+            "seconds"]
     record["fabric"] = {side: dict(probe.stats)
                         for side, probe in probes.items() if probe.stats}
     record["timeline"] = {"migration": watcher.rows, "processes": sampler.rows}
@@ -188,7 +201,7 @@ def _measure(pair: VmPair, uri: str, load: Load,
 def run_once(setup: Setup, method: Method, pair_name: str,
              load: Load) -> Dict[str, Any]:
     """Migrate once; all figures.  @pair_name: "ours:stock", source first."""
-    _require_memory(method, load)
+    require_memory(method, load)
     source, dest = (setup.binaries[side] for side in pair_name.split(":"))
     options = {**setup.vm_options(), **load.vm_options(setup.no_copy)}
     with VmPair(source, dest, load.guest, **options) as pair:

@@ -113,7 +113,7 @@ class ReportTest(unittest.TestCase):
 
     def test_says_what_it_measured(self):
         text = markdown(RECORD)
-        self.assertIn("ours is QEMU 10.0.2, stock is QEMU 10.0.2", text)
+        self.assertIn("Ours is QEMU 10.0.2, stock is QEMU 10.0.2", text)
         self.assertIn("skipped: random, RDMA, pin limit, ours: no parameter",
                       text)
         self.assertNotIn("--no-copy", text)
@@ -128,19 +128,20 @@ class ReportTest(unittest.TestCase):
         self.assertEqual(sorted(map(len, tables.values())), [5, 5])
 
     def test_core_of_any_shape(self):
-        one, two = {"name": "a", "share": 0.5}, {"name": "b"}
-        for text in ('{"name": "a", "share": 0.5}\n{"name": "b"}\n',
+        one, two = {"name": "a", "share": 0.5}, {"name": "b", "link": None}
+        for text in (f"{json.dumps(one)}\n{json.dumps(two)}\n",
                      json.dumps([one, two]), json.dumps({"runs": [one, two]})):
             self.assertEqual(parse_runs(text), [one, two])
         text = markdown(dict(RECORD, core=[one, two]))
-        self.assertIn("| core alone | memory | share of it |", text)
+        self.assertIn("| core alone | setting | share of it |", text)
         self.assertIn("| a |  | 0.50 |", text)
         self.assertIn("| b |  | – |", text)
 
     def test_document(self):
         with tempfile.TemporaryDirectory() as work:
             path = pathlib.Path(work) / "benchmarks.md"
-            path.write_text("top\n<!-- bench x -->\nold\n<!-- end x -->\nend\n")
+            path.write_text("top\n<!-- bench x -->\nold\n<!-- end x -->\n"
+                            "end\n")
             write_docs(path, "x", "new \\1")
             self.assertEqual(path.read_text(), "top\n<!-- bench x -->\nnew \\1"
                              "\n<!-- end x -->\nend\n")
