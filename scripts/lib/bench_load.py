@@ -9,7 +9,7 @@ import dataclasses
 import os
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
-from guest import WORKLOAD_START_MIB, Workload
+from guest import Workload
 from vmpair import Vm, VmError, VmPair
 
 MIB = 1 << 20

@@ -10,7 +10,7 @@ from bench_load import Load
 from bench_sample import Probe, Sampler
 from demo_run import UNLIMITED, free_port
 from qmp import QmpError
-from vmpair import FINAL_STATES, MigrationError, MigrationResult, VmPair
+from vmpair import FINAL_STATES, MigrationError, MigrationResult, Vm, VmPair
 
 PIN_LIMIT = "rdma-pin-limit"
 SIDES = ("source", "dest")
@@ -73,6 +73,16 @@ class Setup:
         return method.scheme == "tcp" or not self.no_copy
 
 
+def _set_pin_limit(vm: Vm, limit: int) -> None:
+    try:
+        vm.set_parameters(**{PIN_LIMIT: limit})
+    except QmpError as error:
+        if "unexpected" not in error.desc:
+            raise
+        raise Skip(f"QEMU {vm.qmp.version} of the {vm.name} has no parameter "
+                   f"{PIN_LIMIT}") from None
+
+
 def _configure(pair: VmPair, method: Method, load: Load, setup: Setup) -> None:
     capabilities, parameters = load.settings()
     capabilities.update((name, True) for name in method.capabilities)
@@ -81,9 +91,7 @@ def _configure(pair: VmPair, method: Method, load: Load, setup: Setup) -> None:
     parameters["max_bandwidth"] = load.limit or UNLIMITED
     for vm in (pair.there, pair.source):
         if method.pin_limit:
-            if PIN_LIMIT not in vm.qmp.cmd("query-migrate-parameters"):
-                raise Skip(f"{vm.name}'s QEMU has no parameter {PIN_LIMIT}")
-            parameters[PIN_LIMIT] = setup.pin_limit
+            _set_pin_limit(vm, setup.pin_limit)
         if capabilities:
             vm.set_capabilities(**capabilities)
         vm.set_parameters(**parameters)
@@ -124,7 +132,7 @@ class Watcher:
                 "remaining": ram["remaining"],
                 "dirty_pages_rate": ram.get("dirty-pages-rate", 0),
                 "rounds": ram.get("dirty-sync-count", 0)})
-        if (self._limited and now >= self._limit_s
+        if (self._limited and self.rows and now >= self._limit_s
                 and info.get("status") not in FINAL_STATES):
             self._lift(now)
 
@@ -161,11 +169,10 @@ def _figures(result: MigrationResult, load: Load,
     return record
 
 
-def _failure(pair: VmPair, error: MigrationError) -> MigrationError:
-    """End what still goes on, so that it is over when the time is."""
+def _end_failed(pair: VmPair, error: MigrationError) -> None:
+    """Cancel what still goes on when its time is over."""
     if error.status not in FINAL_STATES and pair.source.alive():
         pair.source.qmp.cmd("migrate_cancel")
-    return error
 
 
 def _measure(pair: VmPair, uri: str, load: Load,
@@ -180,7 +187,9 @@ def _measure(pair: VmPair, uri: str, load: Load,
         result = pair.migrate(uri, timeout=setup.timeout,
                               on_progress=watcher.look, period=setup.period)
     except MigrationError as error:
-        raise _failure(pair, error)
+        _end_failed(pair, error)
+        error.timeline = {"migration": watcher.rows, "processes": sampler.rows}
+        raise
     finally:
         sampler.end()
     cpu = {side: probe.cpu() for side, probe in probes.items()}

@@ -52,6 +52,7 @@ class MigrationError(Exception):
         self.status = info.get("status", "none")
         self.desc = info.get("error-desc", "")
         self.info = info
+        self.timeline: Optional[Dict[str, Any]] = None  # what was seen of it
 
 
 @dataclasses.dataclass(frozen=True)
