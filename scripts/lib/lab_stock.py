@@ -30,6 +30,8 @@ DPKG_STATUS = Path("/var/lib/dpkg/status")
 FRESH = ("qemu-", "seabios", "ipxe-qemu")
 PROGRAM = "qemu-system-x86_64"
 PLACES = "usr/lib/x86_64-linux-gnu"
+# Where a package that was built for a split /usr has its libraries
+OLD_PLACES = "lib/x86_64-linux-gnu"
 
 
 def folder():
@@ -106,8 +108,8 @@ def wrapper(root):
     """
     lib = root / PLACES
     quoted = functools.partial(map, lambda path: shlex.quote(str(path)))
-    libs, modules, binary = quoted((lib, lib / "qemu", root / "usr/bin"
-                                    / PROGRAM))
+    libs = ":".join(quoted((lib, root / OLD_PLACES)))
+    modules, binary = quoted((lib / "qemu", root / "usr/bin" / PROGRAM))
     firmware = " ".join("-L " + path for path in quoted(
         (root / "usr/share/seabios", root / "usr/share/qemu",
          root / "usr/lib/ipxe/qemu")))

@@ -52,6 +52,7 @@ class MigrationError(Exception):
         self.status = info.get("status", "none")
         self.desc = info.get("error-desc", "")
         self.info = info
+        self.timeline: Optional[Dict[str, Any]] = None  # what was seen of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +89,17 @@ class Vm:
     def __init__(self, name: str, qemu: str, workload: Workload,
                  work: pathlib.Path, *, machine: str = "pc",
                  extra: Sequence[str] = (), wrapper: Sequence[str] = (),
-                 env: Optional[Dict[str, str]] = None) -> None:
+                 env: Optional[Dict[str, str]] = None,
+                 private_ram: bool = False) -> None:
+        """@private_ram: anonymous memory, where a page that was never touched
+        costs nothing; it cannot be seen from outside."""
         found = shutil.which(qemu)
         if found is None:
             raise VmError(f"{qemu}: no such program")
         self.name = name
         self.ram_bytes = workload.memory_mib << 20
-        self.ram_fd = create_ram(f"rmig-{name}", self.ram_bytes)
+        self.ram_fd = (-1 if private_ram
+                       else create_ram(f"rmig-{name}", self.ram_bytes))
         self.serial, self._serial_child = socket.socketpair()
         self._monitor, self._monitor_child = socket.socketpair()
         self.qmp = Qmp(self._monitor)
@@ -115,12 +120,17 @@ class Vm:
 
     def _machine_args(self, machine: str, workload: Workload) -> List[str]:
         size = f"{workload.memory_mib}M"
+        backend = f"id=pc.ram,size={size}"
+        if self.ram_fd < 0:
+            backend = f"memory-backend-ram,{backend}"
+        else:
+            backend = (f"memory-backend-file,{backend},share=on,"
+                       f"mem-path=/proc/self/fd/{self.ram_fd}")
         return ["-name", f"rmig-{self.name}", "-nodefaults",
                 "-no-user-config", "-display", "none",
                 *self._firmware_args(), "-accel", "tcg",
                 "-machine", f"{machine},memory-backend=pc.ram", "-m", size,
-                "-object", "memory-backend-file,id=pc.ram,share=on,"
-                f"size={size},mem-path=/proc/self/fd/{self.ram_fd}"]
+                "-object", backend]
 
     def _io_args(self, image: pathlib.Path) -> List[str]:
         return ["-drive", f"if=floppy,format=raw,readonly=on,file={image}",
@@ -131,8 +141,10 @@ class Vm:
 
     def start(self, *args: str) -> None:
         """Start QEMU with further arguments and wait for its monitor."""
-        child_fds = (self.ram_fd, self._serial_child.fileno(),
-                     self._monitor_child.fileno())
+        child_fds = [self._serial_child.fileno(),
+                     self._monitor_child.fileno()]
+        if self.ram_fd >= 0:
+            child_fds.append(self.ram_fd)
         with open(self._stderr_path, "wb") as stderr:
             self.process = subprocess.Popen(
                 [*self._argv, *args], stdin=subprocess.DEVNULL,
@@ -286,7 +298,8 @@ class VmPair:
 
     def __init__(self, source_qemu: str, destination_qemu: str = "",
                  workload: Workload = Workload(), **options: Any) -> None:
-        """@options go to both Vms: machine, extra, wrapper, env."""
+        """@options go to both Vms: machine, extra, wrapper, env,
+        private_ram."""
         self.workload = workload
         self.console = Console()
         self._destination_qemu = destination_qemu or source_qemu
@@ -419,6 +432,8 @@ class VmPair:
         Both must be stopped, unless @running: then what a running guest may
         change (its variables and its hot set) is left out.
         """
+        if self.source.ram_fd < 0:
+            raise VmError("private RAM cannot be compared from outside")
         if not running:
             for vm in (self.source, self.there):
                 if vm.status() in ("running", "inmigrate"):
