@@ -100,6 +100,7 @@ uint64_t memory_resident(void);
 typedef struct BenchUsage {
     double cpu_s;           /* user and system, all threads */
     uint64_t transport_rss; /* peak, without guest RAM; see meter_stop() */
+    uint64_t guest_rss;     /* guest RAM that has become resident */
 } BenchUsage;
 
 typedef struct BenchMeter {
@@ -112,6 +113,8 @@ uint64_t now_ns(void);
 /* Of this thread */
 uint64_t thread_cpu_ns(void);
 double seconds(uint64_t from_ns, uint64_t to_ns);
+/* Of the machine, in the last minute: whether figures are worth anything */
+double load_average(void);
 void meter_start(BenchMeter *meter);
 /*
  * What was used since.  The peak is that of the whole process, minus what was
@@ -146,6 +149,7 @@ typedef struct BenchRound {
 typedef struct BenchSource {
     RMigCounters counters;
     BenchUsage usage;
+    double load; /* before the run */
     bool pins_all;
     /* Absolute, by now_ns(); first_write_ns 0: there was none */
     uint64_t connect_ns, connected_ns, first_page_ns, first_write_ns;

@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -38,6 +39,13 @@ uint64_t thread_cpu_ns(void)
 double seconds(uint64_t from_ns, uint64_t to_ns)
 {
     return to_ns > from_ns ? (to_ns - from_ns) / 1e9 : 0;
+}
+
+double load_average(void)
+{
+    double load;
+
+    return getloadavg(&load, 1) == 1 ? load : 0;
 }
 
 static double cpu_seconds(void)
@@ -90,9 +98,10 @@ void meter_start(BenchMeter *meter)
 BenchUsage meter_stop(const BenchMeter *meter)
 {
     BenchUsage usage = { .cpu_s = cpu_seconds() - meter->cpu_s };
-    uint64_t peak = status_bytes("VmHWM");
-    uint64_t base = meter->rss + memory_resident() - meter->guest;
+    uint64_t peak = status_bytes("VmHWM"), base;
 
+    usage.guest_rss = memory_resident() - meter->guest;
+    base = meter->rss + usage.guest_rss;
     usage.transport_rss = peak > base ? peak - base : 0;
     return usage;
 }

@@ -192,6 +192,7 @@ static void put_setting(GString *out, unsigned run, const BenchSource *s)
     put_count(out, "pin_limit", bench.pin_limit);
     put_count(out, "dest_pin_limit", bench.dest_pin_limit);
     put_bool(out, "pins_all", s->pins_all);
+    put_number(out, "load_average", s->load);
 }
 
 static void put_rounds(GString *out, const BenchSource *s)
@@ -260,6 +261,8 @@ static void put_costs(GString *out, const BenchSource *s, const BenchDest *d)
     put_count(out, "pinned_peak_dest", d->counters.pinned_peak);
     put_count(out, "rss_peak_source", s->usage.transport_rss);
     put_count(out, "rss_peak_dest", d->usage.transport_rss);
+    put_count(out, "guest_rss_source", s->usage.guest_rss);
+    put_count(out, "guest_rss_dest", d->usage.guest_rss);
     put_number(out, "dest_zero_s", d->zero_ns / 1e9);
     put_count(out, "dest_zero_bytes", d->zero_bytes);
     put_stalls(out, "stalls", s->counters.stalls);

@@ -224,7 +224,7 @@ static void exchange(void)
 
 /* ---- rounds ---- */
 
-/* One page: what must be measured just once is */
+/* At the first page, and now and then: what is measured once */
 static void note_first(void)
 {
     BenchSource *r = &src.result;
@@ -255,7 +255,8 @@ static void send_page(void)
 static bool send_section(bool sliced)
 {
     uint64_t end_ns = now_ns() + bench.slice_ms * UINT64_C(1000000);
-    unsigned pages = 0;
+    uint64_t pages = 0;
+    bool look;
 
     while (src.block < memory.n) {
         src.page = next_dirty(src.block, src.page);
@@ -264,15 +265,14 @@ static bool send_section(bool sliced)
             src.page = 0;
             continue;
         }
-        if (sliced && ++pages % PAGES_A_LOOK == 0 && now_ns() >= end_ns) {
+        look = pages++ % PAGES_A_LOOK == 0;
+        if (look && sliced && now_ns() >= end_ns) {
             return true;
         }
         send_page();
         src.page++;
-        if (!src.result.first_write_ns) {
+        if (look) {
             note_first();
-        }
-        if (pages % PAGES_A_LOOK == 0) {
             timeline_remaining(src.remaining);
         }
     }
@@ -362,6 +362,7 @@ void source_main(unsigned run, uint16_t port, int fd)
     uint64_t cpu;
 
     role = "source";
+    src.result.load = load_average();
     memory_map();
     memory_fill();
     make_all_dirty();
