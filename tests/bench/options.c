@@ -220,16 +220,19 @@ void options_parse(int argc, char **argv)
 {
     GOptionContext *context = g_option_context_new(NULL);
     GError *err = NULL;
+    bool well;
 
     g_option_context_set_summary(context,
         "Measure the RDMA migration core between two processes.");
     g_option_context_add_main_entries(context, entries, NULL);
-    if (!g_option_context_parse(context, &argc, &argv, &err) || argc > 1) {
+    well = g_option_context_parse(context, &argc, &argv, &err) && argc == 1;
+    g_option_context_free(context);
+    if (!well) {
         fprintf(stderr, "rdma-bench: %s; see --help\n",
                 err ? err->message : "an argument is no option");
+        g_clear_error(&err);
         exit(1);
     }
-    g_option_context_free(context);
     bench.ram_bytes = parse_bytes("ram", text.ram ? text.ram : "1G");
     bench.ram_bytes &= ~(BENCH_PAGE - 1);
     bench.stream_bytes = parse_bytes("stream", text.stream ? text.stream : "0");
