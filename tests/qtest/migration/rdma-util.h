@@ -53,6 +53,14 @@ void rmig_test_released(QTestState *who);
 /* Whether query-status says that the guest runs */
 bool rmig_test_running(QTestState *who);
 
+/*
+ * Check what query-migrate and "info migrate" say of RDMA on both sides of a
+ * completed migration; nothing if it was not one over @rdma
+ */
+void rmig_test_info(QTestState *from, QTestState *to, bool rdma);
+/* Add the tests of rdma-info-tests.c */
+void rmig_test_add_info(void);
+
 /* Kill it for good, as a crash of the host would; it cannot be used again */
 void rmig_test_kill(QTestState *who);
 /* Wait until it has exited with an error of its own, and forget it */
