@@ -684,6 +684,9 @@ static void test_bad_addresses(void)
         { "rdma:[::1]:1,ipv6=off", "::1" },
     };
 
+    if (!rmig_test_may_lock()) {
+        return;
+    }
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
         QTestState *from = qtest_init("-machine none");
         g_autofree char *why = NULL;

@@ -23,6 +23,11 @@ extern unsigned end_address;
  * NULL.
  */
 const char *rmig_test_host(int family);
+/*
+ * Whether this process may lock as much memory as a migration needs; if not,
+ * the test is marked as skipped
+ */
+bool rmig_test_may_lock(void);
 /* SCHEME:HOST:PORT; an IPv6 address gets its brackets */
 char *rmig_test_uri(const char *scheme, const char *host, const char *port);
 /* The port that @to listens on, as query-migrate shows it */
