@@ -58,8 +58,8 @@ bool rmig_memlock_allows(uint64_t bytes, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 
 /*
- * The least that a pin_limit, or the memory-lock limit, must allow: buffers, and
- * a few chunks of each side's RAM at a time
+ * The least, in bytes, that a pin_limit or the memory-lock limit must allow:
+ * buffers, and a few chunks of RAM at a time
  */
 #define RMIG_PIN_LIMIT_MIN (16u << 20)
 
