@@ -17,6 +17,7 @@
 #include "migration.h"
 #include "qemu-file.h"
 #include "rdma-channel.h"
+#include "rdma-info.h"
 #include "trace.h"
 
 /*
@@ -267,6 +268,7 @@ static int qio_channel_rdma_close(QIOChannel *ioc, Error **errp)
         return 0;
     }
     rioc->closed = true;
+    rdma_info_detach(rioc);
     trace_rdma_channel_close(rioc, failed);
     if (rioc->source) {
         rmig_source_close(rioc->source, failed);
@@ -412,6 +414,7 @@ static void qio_channel_rdma_finalize(Object *obj)
 {
     QIOChannelRDMA *rioc = QIO_CHANNEL_RDMA(obj);
 
+    rdma_info_detach(rioc);
     rmig_source_free(rioc->source);
     rmig_dest_free(rioc->dest);
 }

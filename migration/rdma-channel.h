@@ -28,6 +28,10 @@ struct QIOChannelRDMA {
     bool hold_flush; /* source: the next flush sends nothing yet */
     bool ram_is_over; /* source: only the device state is left to send */
     uint64_t accounted_bytes; /* source: of the core's, in mig_stats */
+    unsigned data_pages; /* source: not in mig_stats yet */
+    unsigned zero_pages; /* likewise */
+    unsigned batch_pages; /* so many of both go there at once */
+    uint64_t pin_limit; /* dest: rdma-pin-limit when it began to listen */
     VMChangeStateEntry *vm_state; /* dest: revokes before the guest runs */
     CoQueue return_ready; /* dest: writers that wait for the return path */
 };

@@ -13,7 +13,10 @@
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
+#include "qemu/units.h"
 #include "exec/memory.h"
+#include "exec/ramblock.h"
+#include "exec/target_page.h"
 #include "qapi/clone-visitor.h"
 #include "qapi/error.h"
 #include "qapi/qapi-visit-sockets.h"
@@ -26,7 +29,9 @@
 #include "ram.h"
 #include "rdma.h"
 #include "rdma-channel.h"
+#include "rdma-info.h"
 #include "system/runstate.h"
+#include "system/xen.h"
 #include "trace.h"
 #include "yank_functions.h"
 
@@ -76,8 +81,23 @@ static bool caps_go_with_rdma(const bool *caps, Error **errp)
     return true;
 }
 
+/* Whether the kernel lets this process pin what the transport needs at least */
+static bool check_memlock(Error **errp)
+{
+    GError *err = NULL;
+
+    if (!rmig_memlock_allows(RMIG_PIN_LIMIT_MIN, &err)) {
+        qio_channel_rdma_error(errp, err);
+        error_prepend(errp, "RDMA migration cannot start: ");
+        return false;
+    }
+    return true;
+}
+
 bool rdma_caps_compatible(Error **errp)
 {
+    ERRP_GUARD();
+
     if (!caps_go_with_rdma(migrate_get_current()->capabilities, errp)) {
         return false;
     }
@@ -92,12 +112,30 @@ bool rdma_caps_compatible(Error **errp)
                    "devices that discard guest memory, such as virtio-mem");
         return false;
     }
-    return true;
+    return check_memlock(errp);
 }
 
 bool rdma_caps_check(const bool *caps, Error **errp)
 {
     return !incoming || caps_go_with_rdma(caps, errp);
+}
+
+bool rdma_pin_limit_check(uint64_t limit, Error **errp)
+{
+    if (limit != 0 && limit < RMIG_PIN_LIMIT_MIN) {
+        error_setg(errp, "Parameter 'rdma-pin-limit' is too small: RDMA needs "
+                   "at least %u MiB (0 stands for what the memory-lock limit "
+                   "allows)", (unsigned)(RMIG_PIN_LIMIT_MIN / MiB));
+        return false;
+    }
+    /* The core has been told already, and may have told the source */
+    if (incoming && limit != incoming->pin_limit) {
+        error_setg(errp, "Parameter 'rdma-pin-limit' comes too late: this "
+                   "QEMU listens for RDMA already; use -incoming defer and "
+                   "set it before migrate-incoming");
+        return false;
+    }
+    return true;
 }
 
 /* ---- addresses ---------------------------------------------------------- */
@@ -221,10 +259,21 @@ static bool is_zero(const void *host, uint64_t len)
 /* pin-all states its need before anything is touched */
 static bool check_pin_all(Error **errp)
 {
+    uint64_t limit = migrate_rdma_pin_limit();
+    uint64_t ram = ram_bytes_total();
     GError *err = NULL;
 
-    if (migrate_rdma_pin_all() &&
-        !rmig_memlock_allows(ram_bytes_total(), &err)) {
+    if (!migrate_rdma_pin_all()) {
+        return true;
+    }
+    if (limit != 0 && limit < ram) {
+        error_setg(errp, "RDMA: the capability rdma-pin-all cannot be used: "
+                   "rdma-pin-limit is %" PRIu64 " MiB, and the guest has %"
+                   PRIu64 " MiB of RAM; raise it, or do without pinning "
+                   "everything", limit / MiB, ram / MiB);
+        return false;
+    }
+    if (!rmig_memlock_allows(ram, &err)) {
         qio_channel_rdma_error(errp, err);
         error_prepend(errp, "the capability rdma-pin-all cannot be used: ");
         return false;
@@ -242,6 +291,8 @@ void rdma_start_outgoing_migration(void *opaque, InetSocketAddress *addr,
                    ZERO_PAGE_DETECTION_NONE ? NULL : is_zero,
         .pin_all = migrate_rdma_pin_all(),
         .return_path = migrate_return_path(),
+        .pin_limit = migrate_rdma_pin_limit(),
+        .register_threads = RMIG_REGISTER_THREADS,
     };
     GError *err = NULL;
     RMigSource *source;
@@ -264,6 +315,7 @@ void rdma_start_outgoing_migration(void *opaque, InetSocketAddress *addr,
     rioc->source = source;
     qio_channel_set_name(QIO_CHANNEL(rioc), "migration-rdma-outgoing");
     s->rdma_migration = true;
+    rdma_info_attach(rioc);
 
     f = qemu_file_new_output(QIO_CHANNEL(rioc));
     migration_ioc_register_yank(QIO_CHANNEL(rioc));
@@ -277,17 +329,45 @@ void rdma_start_outgoing_migration(void *opaque, InetSocketAddress *addr,
     object_unref(OBJECT(rioc));
 }
 
+/*
+ * Whether a page of @rb that has no mapping has never been touched and reads as
+ * zeros; see RMigBlockHints.  That is so for memory that is private to this
+ * process and has nothing behind it.  A balloon's madvise() takes contents and
+ * mapping away together, and KSM leaves a mapping.  It is not so for
+ *
+ *   - files (-mem-path, hugetlbfs, pmem, memfd), shared or private: what is not
+ *     mapped here is in the file
+ *   - shared memory without a file: another process may have filled it in
+ *   - memory that somebody else gave us (RAM_PREALLOC): nobody knows its kind
+ *   - guest_memfd: the guest's private pages are mapped nowhere
+ *   - Xen: the guest's memory is not this process's at all
+ *
+ * Memory whose pages userfaultfd fills in would not be either, but postcopy and
+ * background snapshots, which use it, are refused with RDMA.
+ */
+static bool is_anonymous(RAMBlock *rb)
+{
+    return !xen_enabled() && rb->fd < 0 && rb->guest_memfd < 0 &&
+           !(rb->flags & (RAM_PREALLOC | RAM_SHARED | RAM_PMEM |
+                          RAM_NAMED_FILE | RAM_GUEST_MEMFD));
+}
+
 /* ---- destination: listening and accepting ------------------------------- */
 
 static int add_dest_block(RAMBlock *rb, void *opaque)
 {
     RMigDest *dest = ((void **)opaque)[0];
     GError **err = ((void **)opaque)[1];
+    const RMigBlockHints hints = { .anonymous = is_anonymous(rb) };
 
-    return rmig_dest_add_block(dest, qemu_ram_get_idstr(rb),
-                               qemu_ram_get_host_addr(rb),
-                               qemu_ram_get_offset(rb),
-                               qemu_ram_get_used_length(rb), err) ? 0 : -1;
+    if (!rmig_dest_add_block(dest, qemu_ram_get_idstr(rb),
+                             qemu_ram_get_host_addr(rb),
+                             qemu_ram_get_offset(rb),
+                             qemu_ram_get_used_length(rb), err)) {
+        return -1;
+    }
+    rmig_dest_hint_block(dest, qemu_ram_get_offset(rb), &hints);
+    return 0;
 }
 
 static bool list_blocks(void *opaque, GError **err)
@@ -298,6 +378,10 @@ static bool list_blocks(void *opaque, GError **err)
     return foreach_not_ignored_block(add_dest_block, args) == 0;
 }
 
+/*
+ * Any thread, several at a time: ram_handle_zero() keeps no state, and the core
+ * lets no two threads, nor an RDMA Write, have the same page.
+ */
 static void zero_range(void *opaque, void *host, uint64_t len)
 {
     uint64_t page = qemu_real_host_page_size();
@@ -349,6 +433,7 @@ static void start_incoming(QIOChannelRDMA *rioc)
     QEMUFile *f = qemu_file_new_input(QIO_CHANNEL(rioc));
 
     migration_ioc_register_yank(QIO_CHANNEL(rioc));
+    rdma_info_attach(rioc);
     migration_fd_process_incoming(f);
 }
 
@@ -411,6 +496,8 @@ void rdma_start_incoming_migration(InetSocketAddress *addr, Error **errp)
         .waiter = qio_channel_rdma_waiter,
         .ops = &dest_ops,
         .opaque = rioc,
+        .pin_limit = migrate_rdma_pin_limit(),
+        .register_threads = RMIG_REGISTER_THREADS,
     };
     struct addrinfo *list = look_up(addr, true, errp);
     GError *err = NULL;
@@ -434,6 +521,7 @@ void rdma_start_incoming_migration(InetSocketAddress *addr, Error **errp)
     qio_channel_set_name(QIO_CHANNEL(rioc), "migration-rdma-incoming");
     rioc->vm_state = qemu_add_vm_change_state_handler(revoke_before_run,
                                                       rioc);
+    rioc->pin_limit = config.pin_limit;
     incoming = rioc;
     mis->transport_data = rioc;
     mis->transport_cleanup = incoming_cleanup;
@@ -466,30 +554,95 @@ static QIOChannelRDMA *source_channel(QEMUFile *f)
            (QIOChannelRDMA *)qemu_file_get_ioc(f) : NULL;
 }
 
+/* Pages between two updates of mig_stats, for a fast migration */
+#define BATCH_PAGES_MAX 64
+/*
+ * A rate limit is looked at after every page, but sees what is in mig_stats: it
+ * may be exceeded by this part of its quota.
+ */
+#define BATCH_PART_OF_QUOTA 16
+
+/*
+ * How many pages may be handed over before mig_stats must know: adding to it
+ * is an atomic operation on memory that other threads read.
+ */
+static unsigned next_batch(void)
+{
+    uint64_t quota = migration_rate_get();
+    uint64_t pages = quota / BATCH_PART_OF_QUOTA >> qemu_target_page_bits();
+
+    if (quota == RATE_LIMIT_DISABLED) {
+        return BATCH_PAGES_MAX;
+    }
+    return MAX(1, MIN(pages, BATCH_PAGES_MAX));
+}
+
 /* Transferred bytes are those that left by other ways than the QEMUFile */
 static void account(QIOChannelRDMA *rioc)
 {
-    RMigCounters now;
-    uint64_t bytes;
+    uint64_t bytes = rmig_source_sent_bytes(rioc->source) -
+                     rioc->accounted_bytes;
 
-    rmig_source_counters(rioc->source, &now);
-    bytes = now.write_bytes + now.control_bytes - rioc->accounted_bytes;
+    if (rioc->data_pages > 0) {
+        stat64_add(&mig_stats.normal_pages, rioc->data_pages);
+        rioc->data_pages = 0;
+    }
+    if (rioc->zero_pages > 0) {
+        stat64_add(&mig_stats.zero_pages, rioc->zero_pages);
+        rioc->zero_pages = 0;
+    }
     if (bytes > 0) {
         rioc->accounted_bytes += bytes;
         stat64_add(&mig_stats.rdma_bytes, bytes);
         ram_transferred_add(bytes);
     }
+    rioc->batch_pages = next_batch();
+}
+
+/*
+ * What ram.c knows of a block.  Two things about it are borrowed:
+ *
+ * rb->bmap is there before the SETUP hook, and freed by ram.c's cleanup, which
+ * runs when the migration thread has left its last hook, but before the channel
+ * is closed.  So the core must read it in calls of the hooks only; it does.
+ *
+ * rb->clear_bmap has a bit for each stretch that the log of dirty pages is to
+ * be cleared for.  A sync sets them all.  For every page that it is about to
+ * send, ram.c first clears the whole aligned stretch around it, counted from
+ * the block's start, in KVM and whoever else keeps a log, unless that has been
+ * done since the sync (migration_bitmap_clear_dirty()); only then is the page's
+ * own bit taken and the page handed over.  So at the first page of a stretch,
+ * and up to the next sync, which cannot come before rmig_source_finish(), all
+ * that changes there is logged again, and sent in a later round.  Blocks for
+ * which no bit is set (not aligned to 64 pages, or without such a map) were
+ * cleared by the sync itself.
+ */
+static RMigBlockHints source_hints(RAMBlock *rb)
+{
+    return (RMigBlockHints) {
+        .dirty = rb->bmap,
+        .page_shift = qemu_target_page_bits(),
+        .anonymous = is_anonymous(rb),
+        .clear_bytes = rb->clear_bmap ?
+                       (uint64_t)qemu_target_page_size() <<
+                       rb->clear_bmap_shift : UINT64_MAX,
+    };
 }
 
 static int add_source_block(RAMBlock *rb, void *opaque)
 {
     RMigSource *source = ((void **)opaque)[0];
     GError **err = ((void **)opaque)[1];
+    const RMigBlockHints hints = source_hints(rb);
 
-    return rmig_source_add_block(source, qemu_ram_get_idstr(rb),
-                                 qemu_ram_get_host_addr(rb),
-                                 qemu_ram_get_offset(rb),
-                                 qemu_ram_get_used_length(rb), err) ? 0 : -1;
+    if (!rmig_source_add_block(source, qemu_ram_get_idstr(rb),
+                               qemu_ram_get_host_addr(rb),
+                               qemu_ram_get_offset(rb),
+                               qemu_ram_get_used_length(rb), err)) {
+        return -1;
+    }
+    rmig_source_hint_block(source, qemu_ram_get_offset(rb), &hints);
+    return 0;
 }
 
 /*
@@ -540,6 +693,7 @@ int rdma_registration_stop(QEMUFile *f, uint64_t flags)
     if ((flags == RAM_CONTROL_SETUP &&
          !exchange_blocks(rioc->source, &err)) ||
         !rmig_source_finish(rioc->source, &err)) {
+        account(rioc);
         return keep_error(f, rioc, err);
     }
     /*
@@ -565,15 +719,18 @@ int rdma_control_save_page(QEMUFile *f, ram_addr_t block_offset,
     }
     switch (rmig_source_page(rioc->source, block_offset, offset, size, &err)) {
     case RMIG_PAGE_DATA:
-        stat64_add(&mig_stats.normal_pages, 1);
+        rioc->data_pages++;
         break;
     case RMIG_PAGE_ZERO:
-        stat64_add(&mig_stats.zero_pages, 1);
+        rioc->zero_pages++;
         break;
     case RMIG_PAGE_FAILED:
+        account(rioc);
         return keep_error(f, rioc, err);
     }
-    account(rioc);
+    if (rioc->data_pages + rioc->zero_pages >= rioc->batch_pages) {
+        account(rioc);
+    }
     return RAM_SAVE_CONTROL_DELAYED;
 }
 

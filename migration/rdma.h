@@ -11,6 +11,7 @@
 
 #include "qemu/sockets.h"
 #include "exec/cpu-common.h"
+#include "qapi/qapi-types-migration.h"
 
 /*
  * Start connecting to @addr; returns at once.  @opaque is the MigrationState,
@@ -42,6 +43,19 @@ bool rdma_caps_compatible(Error **errp);
  * be set now: false if an RDMA listener waits and they do not go with it.
  */
 bool rdma_caps_check(const bool *caps, Error **errp);
+/*
+ * Whether the parameter rdma-pin-limit may be set to @limit now: false if RDMA
+ * cannot work with so little, or if a listener waits that uses another.
+ */
+bool rdma_pin_limit_check(uint64_t limit, Error **errp);
+
+/*
+ * Fill in info->rdma, if the migration that @info is about is one over RDMA.
+ * Main loop.
+ */
+void rdma_fill_migration_info(MigrationInfo *info);
+/* Print info->rdma, if there is one, as lines of "info migrate" */
+void rdma_hmp_info_migrate(Monitor *mon, const MigrationInfo *info);
 
 /*
  * The RAM hooks.  They return 0 for a file that is not RDMA, and a negative
@@ -68,6 +82,17 @@ static inline bool rdma_caps_compatible(Error **errp)
 static inline bool rdma_caps_check(const bool *caps, Error **errp)
 {
     return true;
+}
+static inline bool rdma_pin_limit_check(uint64_t limit, Error **errp)
+{
+    return true;
+}
+static inline void rdma_fill_migration_info(MigrationInfo *info)
+{
+}
+static inline void rdma_hmp_info_migrate(Monitor *mon,
+                                         const MigrationInfo *info)
+{
 }
 static inline int rdma_registration_start(QEMUFile *f, uint64_t flags)
 {

@@ -57,6 +57,12 @@ extern void (*rmig_trace)(const char *line);
 bool rmig_memlock_allows(uint64_t bytes, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 
+/*
+ * The least, in bytes, that a pin_limit or the memory-lock limit must allow:
+ * buffers, and a few chunks of RAM at a time
+ */
+#define RMIG_PIN_LIMIT_MIN (16u << 20)
+
 /* Worker threads that register memory, for a configuration without a wish */
 #define RMIG_REGISTER_THREADS 6
 
@@ -195,8 +201,10 @@ bool rmig_source_add_block(RMigSource *source, const char *name, void *host,
 typedef struct RMigBlockHints {
     /*
      * A bit for each page of 1 << @page_shift bytes that is still to be handed
-     * over; NULL: all.  Not owned, lives until rmig_source_close(); read
-     * without a lock, so it only decides what is registered ahead.
+     * over; NULL: all.  Not owned; read by the source's own thread alone,
+     * and only inside of rmig_source_exchange(), _page() and _finish(), so it
+     * may go when the last of these has returned.  Read without a lock, so it
+     * only decides what is registered ahead.
      */
     const unsigned long *dirty;
     unsigned page_shift;

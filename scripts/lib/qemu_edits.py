@@ -14,7 +14,8 @@ from typing import Callable, Dict, List, Optional, Tuple
 
 PLACES = ("before", "after", "replace", "delete")
 KEYS = {"edit", "part", "file", "within", "until", "when", *PLACES}
-REGION_END = re.compile(r"^\}")
+# Of a C function; of a QAPI comment, or a QAPI type up to the next comment.
+REGION_END = re.compile(r"^(\}|##$)")
 PLACEHOLDER = re.compile(r"^(\s*)@([a-z-]+)@$")
 
 
@@ -120,7 +121,7 @@ def _only_match(edit: Edit, what: str, pattern: str, lines: List[str],
 
 
 def _region(edit: Edit, lines: List[str]) -> Tuple[int, int]:
-    """The lines an anchor is looked for in: the file, or one C function."""
+    """The lines an anchor is looked for in: the file, or a part of it."""
     if edit.within is None:
         return 0, len(lines)
     start = _only_match(edit, "'within'", edit.within, lines, (0, len(lines)))

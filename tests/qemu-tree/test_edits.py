@@ -58,6 +58,15 @@ class Places(unittest.TestCase):
         self.assertIn("old(2);\n    ours();\n    return", result)
         self.assertEqual(result.count("ours"), 1)
 
+    def test_within_one_qapi_comment_or_type(self):
+        source = ("##\n# @One:\n# Since\n##\n{ 'One': 'x' }\n\n"
+                  "##\n# @Two:\n# Since\n##\n{ 'Two': 'x' }\n\n##\n")
+        for within, place in (("^# @One:", "# Since"), ("'One'", "'x'")):
+            text = (f"edit: sample\npart: core\nfile: f.json\n"
+                    f"within: {within}\nbefore: {place}\n+ours")
+            result = apply_edit(parse_edits(text, "t")[0], source, texts)
+            self.assertLess(result.index("ours"), result.index("@Two"))
+
     def test_placeholder_keeps_the_indentation(self):
         self.assertIn("{\n  'a.c',\n  'b.c',\n    check",
                       edit("before: check", lines=("  @sources@",)))

@@ -153,6 +153,7 @@ static void check_completed(QTestState *from, QTestState *to,
     g_assert_false(rmig_test_running(from));
     g_assert_false(rmig_test_running(to));
     check_statistics(from, c);
+    rmig_test_info(from, to, !c->non_rdma);
     rmig_test_same_ram(from, to, c->live);
     rmig_test_released(from);
     qtest_qmp_assert_success(to, "{ 'execute': 'cont' }");
@@ -683,6 +684,9 @@ static void test_bad_addresses(void)
         { "rdma:[::1]:1,ipv6=off", "::1" },
     };
 
+    if (!rmig_test_may_lock()) {
+        return;
+    }
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
         QTestState *from = qtest_init("-machine none");
         g_autofree char *why = NULL;
@@ -768,6 +772,7 @@ void migration_test_add_rdma(MigrationTestEnv *env)
 
         migration_test_add(path, tests[i].fn);
     }
+    rmig_test_add_info();
     if (env->full_set) {
         migration_test_add("/migration/rdma/precopy/framework",
                            test_framework);

@@ -104,12 +104,25 @@ static char *find_host(int family)
     return host;
 }
 
+bool rmig_test_may_lock(void)
+{
+    struct rlimit lock;
+
+    if (geteuid() != 0 && getrlimit(RLIMIT_MEMLOCK, &lock) == 0 &&
+        lock.rlim_cur < MEMLOCK_WANTED) {
+        g_test_skip("too little memory may be locked; run as root, or with "
+                    "'ulimit -l' at 524288 or more, or run 'unshare -r "
+                    "scripts/verbsim tests/lab/qtest'");
+        return false;
+    }
+    return true;
+}
+
 const char *rmig_test_host(int family)
 {
     /* [0]: AF_INET, [1]: AF_INET6 */
     static char *hosts[2];
     char **host = &hosts[family == AF_INET6];
-    struct rlimit lock;
 
     if (!*host) {
         *host = find_host(family);
@@ -124,14 +137,7 @@ const char *rmig_test_host(int family)
                     "tests/lab/qtest, or set RMIG_TEST_ADDR");
         return NULL;
     }
-    if (geteuid() != 0 && getrlimit(RLIMIT_MEMLOCK, &lock) == 0 &&
-        lock.rlim_cur < MEMLOCK_WANTED) {
-        g_test_skip("too little memory may be locked; run as root, or with "
-                    "'ulimit -l' at 524288 or more, or run 'unshare -r "
-                    "scripts/verbsim tests/lab/qtest'");
-        return NULL;
-    }
-    return *host;
+    return rmig_test_may_lock() ? *host : NULL;
 }
 
 char *rmig_test_uri(const char *scheme, const char *host, const char *port)

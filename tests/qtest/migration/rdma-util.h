@@ -23,6 +23,11 @@ extern unsigned end_address;
  * NULL.
  */
 const char *rmig_test_host(int family);
+/*
+ * Whether this process may lock as much memory as a migration needs; if not,
+ * the test is marked as skipped
+ */
+bool rmig_test_may_lock(void);
 /* SCHEME:HOST:PORT; an IPv6 address gets its brackets */
 char *rmig_test_uri(const char *scheme, const char *host, const char *port);
 /* The port that @to listens on, as query-migrate shows it */
@@ -52,6 +57,14 @@ void rmig_test_wait_sent(QTestState *from, uint64_t bytes);
 void rmig_test_released(QTestState *who);
 /* Whether query-status says that the guest runs */
 bool rmig_test_running(QTestState *who);
+
+/*
+ * Check what query-migrate and "info migrate" say of RDMA on both sides of a
+ * completed migration; nothing if it was not one over @rdma
+ */
+void rmig_test_info(QTestState *from, QTestState *to, bool rdma);
+/* Add the tests of rdma-info-tests.c */
+void rmig_test_add_info(void);
 
 /* Kill it for good, as a crash of the host would; it cannot be used again */
 void rmig_test_kill(QTestState *who);
