@@ -7,12 +7,17 @@
  *
  * One buffer is allocated and registered for everything:
  *
- *   recv 0 | recv 1 | recv 2 | composed 0 | composed 1 | READY | READY | ERROR
+ *   recv 0 ... recv 3 | composed 0 | composed 1 | READY 0 ... READY 3 | ERROR
  *
  * without remote access, so that no rkey of the peer's reaches it.  Messages
  * are composed in the two buffers in turn: the next one while the one before
- * leaves.  At most all five SENDs and the heartbeat are on the send queue at
+ * leaves.  At most all seven SENDs and the heartbeat are on the send queue at
  * once, so the slots that writes may not use always suffice for them.
+ *
+ * A credit is leave to send a command.  There are @window of them: one, or two
+ * if pipelined; the first READY grants all, a later one gives one back.  On
+ * the serving side each is out (@credits), or its command waits or is in hand,
+ * or its READY is yet to be said (@owed, or the state is IDLE).
  */
 #include <string.h>
 
@@ -21,8 +26,14 @@
 
 #define SLOT_BYTES RMIG_WIRE_MESSAGE_MAX_BYTES
 #define N_COMPOSED 2
-#define N_SMALL 3
-#define SMALL_ERROR (N_SMALL - 1)
+#define WINDOW_MAX 2
+/*
+ * A command often comes before the completion of the READY that permitted it,
+ * so as many again
+ */
+#define N_READY (2 * WINDOW_MAX)
+#define N_SMALL (N_READY + 1)
+#define SMALL_ERROR N_READY
 #define BUFFER_BYTES ((RMIG_CONTROL_RECVS + N_COMPOSED) * SLOT_BYTES + \
                       N_SMALL * RMIG_WIRE_HEADER_BYTES)
 /* How long to look for a message before going to sleep: a full one's way */
@@ -31,20 +42,23 @@ G_STATIC_ASSERT(N_COMPOSED + N_SMALL + 1 <= RMIG_VERBS_SLOTS_RESERVED);
 
 typedef enum RMigControlState {
     RMIG_CONTROL_IDLE,    /* nothing owed by anybody */
-    RMIG_CONTROL_CREDIT,  /* commanding: the peer said READY */
+    RMIG_CONTROL_CREDIT,  /* commanding: the peer is ready for any command */
+    RMIG_CONTROL_PARTLY,  /* commanding: one of two credits is out */
     RMIG_CONTROL_WAITING, /* commanding: the peer owes an answer */
     RMIG_CONTROL_ASKED,   /* serving: we said READY */
     RMIG_CONTROL_HOLDING, /* serving: a command is in hand */
     RMIG_CONTROL_OWING,   /* serving: and we owe its answer */
     RMIG_CONTROL_AHEAD,   /* serving: and we said READY for the next one */
     RMIG_CONTROL_QUEUED,  /* serving: and the next one is there */
+    RMIG_CONTROL_FULL,    /* serving: and so is the one behind that */
     RMIG_CONTROL_STATES
 } RMigControlState;
 
 static const char *const state_names[RMIG_CONTROL_STATES] = {
-    "idle", "ready", "waiting for an answer", "waiting for a command",
-    "handling a command", "answering a command",
+    "idle", "ready", "ready for the stream", "waiting for an answer",
+    "waiting for a command", "handling a command", "answering a command",
     "handling a command and waiting for the next", "handling two commands",
+    "handling three commands",
 };
 
 #define BIT(type) (1u << (type))
@@ -56,24 +70,28 @@ static const char *const state_names[RMIG_CONTROL_STATES] = {
                   BIT(RMIG_WIRE_UNREGISTER_REQUEST))
 
 /*
- * READY for the next command is said as soon as one of these has come.  They
- * have no answer that READY could overtake, and promise nothing by having been
- * handled, as COMPRESS does: writes may follow its zeros.
+ * READY for the next command is said as soon as one of these is in hand, and if
+ * pipelined the stream may go on behind one before that.  They have no answer
+ * that READY could overtake, and promise nothing by having been handled, as
+ * COMPRESS does: writes may follow its zeros.
  */
 #define EARLY_READY (BIT(RMIG_WIRE_QEMU_FILE) | \
                      BIT(RMIG_WIRE_REGISTER_FINISHED))
 
 /*
  * What may arrive, by state.  ERROR may arrive in every one.  WAITING is
- * narrowed to the answer that belongs to the command.
+ * narrowed to the answer that belongs to the command, and commands by the
+ * credits that are out.
  */
 static const uint32_t may_arrive[2][RMIG_CONTROL_STATES] = {
     { /* serving side */
         [RMIG_CONTROL_ASKED] = COMMANDS,
         [RMIG_CONTROL_AHEAD] = COMMANDS,
+        [RMIG_CONTROL_QUEUED] = BIT(RMIG_WIRE_QEMU_FILE),
     },
     { /* commanding side */
         [RMIG_CONTROL_IDLE] = BIT(RMIG_WIRE_READY),
+        [RMIG_CONTROL_PARTLY] = BIT(RMIG_WIRE_READY),
         [RMIG_CONTROL_WAITING] = BIT(RMIG_WIRE_RAM_BLOCKS_RESULT) |
                                  BIT(RMIG_WIRE_REGISTER_RESULT) |
                                  BIT(RMIG_WIRE_UNREGISTER_FINISHED),
@@ -86,10 +104,20 @@ typedef struct RMigSlot {
     bool busy; /* posted */
 } RMigSlot;
 
+/* A command, and the receive that it lies in */
+typedef struct RMigTaken {
+    RMigSlot *slot;
+    RMigWireMessage msg;
+} RMigTaken;
+
 struct RMigControl {
     RMigLink *link;
     bool commands;
     RMigControlState state;
+    unsigned window;     /* commands that may be under way at a time */
+    unsigned credits;    /* how many more may be sent now */
+    unsigned owed;       /* serving: READYs that wait for a buffer */
+    RMigWireType last;   /* command sent, or arrived; NONE: none yet */
     RMigWireType answer; /* WAITING, OWING: its type */
     uint8_t *buffer;
     RMigMr *mr;
@@ -99,9 +127,9 @@ struct RMigControl {
     RMigSlot small[N_SMALL];
     RMigSlot *held; /* the receive that @in_hand lies in */
     RMigWireMessage in_hand;
-    bool given;       /* serving: the caller has got @in_hand */
-    RMigSlot *queued; /* QUEUED: the receive that @next lies in */
-    RMigWireMessage next;
+    bool given;                   /* serving: the caller has got @in_hand */
+    RMigTaken queued[WINDOW_MAX]; /* QUEUED, FULL: what comes next */
+    unsigned n_queued;
     bool gave_up; /* we sent ERROR */
     _Atomic int64_t receive_by_us; /* 0: no deadline */
     uint64_t sent_messages;
@@ -160,6 +188,17 @@ static bool post_recv(RMigControl *c, RMigSlot *slot, GError **err)
            refused(c, slot, local, err);
 }
 
+/*
+ * Whether the commanding side may send a @type now: anything if nothing is
+ * under way, else only the stream's continuation.
+ */
+static bool has_credit(const RMigControl *c, RMigWireType type)
+{
+    return c->credits == c->window ||
+           (c->credits > 0 && type == RMIG_WIRE_QEMU_FILE &&
+            (EARLY_READY & BIT(c->last)));
+}
+
 static bool is_legal(const RMigControl *c, RMigWireType type)
 {
     uint32_t legal = may_arrive[c->commands][c->state];
@@ -167,7 +206,7 @@ static bool is_legal(const RMigControl *c, RMigWireType type)
     if (c->state == RMIG_CONTROL_WAITING) {
         legal &= BIT(c->answer);
     }
-    return legal & BIT(type);
+    return (legal & BIT(type)) && (c->commands || has_credit(c, type));
 }
 
 static bool post_message(RMigControl *c, RMigSlot *slot, RMigWireType type,
@@ -195,64 +234,110 @@ static bool post_message(RMigControl *c, RMigSlot *slot, RMigWireType type,
     return true;
 }
 
-/* The last but one READY has long been taken, except from a dead peer */
+/* Credits that the next READY brings */
+static unsigned granted(const RMigControl *c)
+{
+    return c->last == RMIG_WIRE_NONE ? c->window : 1;
+}
+
+/* Those before have long been taken, except by a dead peer */
 static RMigSlot *ready_slot(RMigControl *c)
 {
-    return c->small[0].busy ? &c->small[1] : &c->small[0];
+    unsigned i = 0;
+
+    while (i < 2 * c->window - 1 && c->small[i].busy) {
+        i++;
+    }
+    return &c->small[i];
+}
+
+static bool post_ready(RMigControl *c, RMigSlot *slot, GError **err)
+{
+    /* Before posting: the command may arrive with the READY's completion */
+    c->credits += granted(c);
+    return post_message(c, slot, RMIG_WIRE_READY, 0, 1, err);
 }
 
 /*
- * READY for the next command travels while this one is handled.  Waiting is
- * not for a completion's handler: without a free buffer it is said as usual,
- * when the next command is wanted.
+ * READY for a later command travels while this one is handled.  Waiting is not
+ * for a completion's handler: without a free buffer READY stays owed, and it is
+ * said when a buffer becomes free, which is in send_done().
  */
-static void say_ready_early(RMigControl *c)
+static void say_owed(RMigControl *c)
 {
-    RMigSlot *slot = ready_slot(c);
-
-    if (slot->busy || c->gave_up || rmig_link_failed(c->link)) {
-        return;
-    }
-    set_state(c, RMIG_CONTROL_AHEAD);
-    if (!post_message(c, slot, RMIG_WIRE_READY, 0, 1, NULL)) {
-        RMIG_LOG("control %p: no READY for the next command", (void *)c);
+    while (c->owed > 0 && !ready_slot(c)->busy && !c->gave_up &&
+           !rmig_link_failed(c->link)) {
+        c->owed--;
+        if (!post_ready(c, ready_slot(c), NULL)) {
+            RMIG_LOG("control %p: no READY for the next command", (void *)c);
+        }
     }
 }
 
 /* ASKED: this is the next command that the caller gets */
-static void take_command(RMigControl *c, RMigSlot *slot,
-                         const RMigWireMessage *msg)
+static void take_command(RMigControl *c, const RMigTaken *taken)
 {
-    c->held = slot;
-    c->in_hand = *msg;
-    c->answer = answer_to(msg->type);
+    RMigWireType type = taken->msg.type;
+
+    c->held = taken->slot;
+    c->in_hand = taken->msg;
+    c->answer = answer_to(type);
     set_state(c, c->answer == RMIG_WIRE_NONE ? RMIG_CONTROL_HOLDING :
                  RMIG_CONTROL_OWING);
-    if (EARLY_READY & BIT(msg->type)) {
-        say_ready_early(c);
+    if (EARLY_READY & BIT(type)) {
+        set_state(c, c->n_queued > 0 ? RMIG_CONTROL_QUEUED :
+                     RMIG_CONTROL_AHEAD);
+        c->owed++;
+        say_owed(c);
     }
+}
+
+/* Commanding, and no answer is waited for */
+static void count_credits(RMigControl *c)
+{
+    set_state(c, c->credits == 0 ? RMIG_CONTROL_IDLE :
+                 c->credits < c->window ? RMIG_CONTROL_PARTLY :
+                 RMIG_CONTROL_CREDIT);
+}
+
+/* What the commanding side gets; returns whether @slot stays held */
+static bool take_reply(RMigControl *c, RMigSlot *slot,
+                       const RMigWireMessage *msg)
+{
+    bool holds = c->state == RMIG_CONTROL_WAITING;
+
+    if (holds) {
+        c->held = slot;
+        c->in_hand = *msg;
+    } else {
+        c->credits += granted(c);
+    }
+    count_credits(c);
+    return holds;
 }
 
 /* A validated, legal message has arrived; returns whether @slot stays held */
 static bool take_message(RMigControl *c, RMigSlot *slot,
                          const RMigWireMessage *msg)
 {
+    RMigTaken taken = { .slot = slot, .msg = *msg };
+
+    if (c->commands) {
+        return take_reply(c, slot, msg);
+    }
+    c->credits--;
+    c->last = msg->type;
     switch (c->state) {
-    case RMIG_CONTROL_IDLE:
-        set_state(c, RMIG_CONTROL_CREDIT);
-        return false;
-    case RMIG_CONTROL_WAITING:
-        c->held = slot;
-        c->in_hand = *msg;
-        set_state(c, RMIG_CONTROL_IDLE);
-        return true;
     case RMIG_CONTROL_ASKED:
-        take_command(c, slot, msg);
+        take_command(c, &taken);
         return true;
     case RMIG_CONTROL_AHEAD:
-        c->queued = slot;
-        c->next = *msg;
+        c->queued[c->n_queued++] = taken;
         set_state(c, RMIG_CONTROL_QUEUED);
+        return true;
+    case RMIG_CONTROL_QUEUED:
+        c->queued[c->n_queued++] = taken;
+        set_state(c, RMIG_CONTROL_FULL);
         return true;
     default:
         g_assert_not_reached(); /* the table is wrong */
@@ -296,6 +381,7 @@ static void send_done(RMigWork *work, uint32_t bytes)
 {
     (void)bytes;
     ((RMigSlot *)work)->busy = false;
+    say_owed(work->owner);
 }
 
 static void init_slot(RMigControl *c, RMigSlot *slot, uint8_t **at,
@@ -315,6 +401,7 @@ RMigControl *rmig_control_new(RMigLink *link, bool commands, GError **err)
 
     c->link = link;
     c->commands = commands;
+    c->window = 1;
     c->buffer = g_malloc0(BUFFER_BYTES);
     c->mr = rmig_mr_register(rmig_link_verbs(link), c->buffer, BUFFER_BYTES,
                              false, err);
@@ -353,6 +440,14 @@ void rmig_control_free(RMigControl *c)
     rmig_mr_unregister(c->mr);
     g_free(c->buffer);
     g_free(c);
+}
+
+void rmig_control_set_pipelined(RMigControl *c)
+{
+    g_assert(c->window == 1 && c->last == RMIG_WIRE_NONE);
+    c->window = WINDOW_MAX;
+    /* The first READY may have come with the connection */
+    c->credits *= WINDOW_MAX;
 }
 
 /*
@@ -439,7 +534,7 @@ bool rmig_control_command(RMigControl *c, RMigWireType type, uint32_t len,
         return false;
     }
     g_assert(!c->held);
-    while (c->state != RMIG_CONTROL_CREDIT) {
+    while (!has_credit(c, type)) {
         if (!step(c, deadline, "the peer to say READY", err)) {
             g_prefix_error(err, "before sending %s: ",
                            rmig_wire_type_name(type));
@@ -449,10 +544,20 @@ bool rmig_control_command(RMigControl *c, RMigWireType type, uint32_t len,
     if (!post_composed(c, type, len, repeat, err)) {
         return false;
     }
+    c->credits--;
+    c->last = type;
     c->answer = answer_to(type);
-    set_state(c, c->answer == RMIG_WIRE_NONE ? RMIG_CONTROL_IDLE :
-                 RMIG_CONTROL_WAITING);
+    if (c->answer == RMIG_WIRE_NONE) {
+        count_credits(c);
+    } else {
+        set_state(c, RMIG_CONTROL_WAITING);
+    }
     return true;
+}
+
+bool rmig_control_has_answer(const RMigControl *c)
+{
+    return c->commands && c->held;
 }
 
 bool rmig_control_wait_answer(RMigControl *c, int64_t timeout_ms,
@@ -479,9 +584,8 @@ static bool say_ready(RMigControl *c, GError **err)
     if (!wait_for_slot(c, slot, RMIG_CONTROL_TIMEOUT_MS, err)) {
         return false;
     }
-    /* Before posting: the command may arrive with the READY's completion */
     set_state(c, RMIG_CONTROL_ASKED);
-    return post_message(c, slot, RMIG_WIRE_READY, 0, 1, err);
+    return post_ready(c, slot, err);
 }
 
 void rmig_control_expect(RMigControl *c)
@@ -562,24 +666,24 @@ bool rmig_control_answer(RMigControl *c, uint32_t len, uint32_t repeat,
 bool rmig_control_release(RMigControl *c, GError **err)
 {
     RMigSlot *slot = c->held;
+    RMigTaken next;
 
     g_assert(slot && c->state != RMIG_CONTROL_OWING);
     c->held = NULL;
     c->given = false;
-    if (c->state == RMIG_CONTROL_HOLDING) {
-        set_state(c, RMIG_CONTROL_IDLE);
-    } else if (c->state == RMIG_CONTROL_AHEAD ||
-               c->state == RMIG_CONTROL_QUEUED) {
-        set_state(c, RMIG_CONTROL_ASKED);
+    if (!c->commands) {
+        set_state(c, c->state == RMIG_CONTROL_HOLDING ? RMIG_CONTROL_IDLE :
+                     RMIG_CONTROL_ASKED);
     }
     /* Before the READY that may use it */
     if (!post_recv(c, slot, err)) {
         return false;
     }
-    if (c->queued) {
-        slot = c->queued;
-        c->queued = NULL;
-        take_command(c, slot, &c->next);
+    if (c->n_queued > 0) {
+        next = c->queued[0];
+        c->queued[0] = c->queued[1];
+        c->n_queued--;
+        take_command(c, &next);
     }
     return true;
 }

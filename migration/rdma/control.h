@@ -13,19 +13,26 @@
  * READY, takes the command, and perhaps answers.  On the main connection the
  * source commands; on the return path the destination does.
  *
- * Early READY: when a QEMU_FILE or REGISTER_FINISHED comes, READY for the next
- * command leaves at once, by itself, so that the peer need not wait for it when
- * it has the next message.  A command that comes before the one in hand has
- * been released waits for that, and is the next that is received.
+ * Early READY: when a QEMU_FILE or REGISTER_FINISHED is in hand, READY for a
+ * later command leaves at once, by itself, so that the peer need not wait for
+ * it when it has the next message.  A command that comes before the one in hand
+ * has been released waits for that, and is the next that is received.
  *
- * Credits: each side has RMIG_CONTROL_RECVS receives, each of which is posted,
- * or its message is in hand or waits.  To the commanding side at most an
- * answer, a READY and an ERROR can be under way or unreleased at once: no
- * second READY is said before a command, for which the first one was taken.  To
- * the serving side it is the command in hand, the next one, and an ERROR: READY
- * is said for one command at a time, for the next when none is in hand or the
- * one in hand has no other behind it.  So three never run out.  A message that
- * is released is posted again before the READY which may bring another.
+ * Pipelined: two messages of the stream may be under way at once.  Where one
+ * READY permits one command, there are two credits then: the first READY grants
+ * both, and every later one gives back that of the oldest command.  Only a
+ * QEMU_FILE behind a QEMU_FILE or REGISTER_FINISHED is content with one; any
+ * other command needs both at home, so all before it has been taken, and
+ * handled if its kind is not said READY for early.
+ *
+ * Receives: each side has RMIG_CONTROL_RECVS, each of which is posted, or its
+ * message is in hand or waits.  To the commanding side at most two READYs and
+ * an ERROR can be under way, or one, an answer, unreleased perhaps, and an
+ * ERROR, as an answered command has all credits at home when it is sent.  To
+ * the serving side it is the command in hand, two others, as that is how many
+ * credits there are beside it, and an ERROR.  So four never run out, and three
+ * are enough when it is not pipelined.  A message that is released is posted
+ * again before the READY which may bring another.
  * docs/rdma.txt, "Exchange rules".
  */
 #ifndef RMIG_CONTROL_H
@@ -34,7 +41,7 @@
 #include "link.h"
 #include "wire.h"
 
-#define RMIG_CONTROL_RECVS 3
+#define RMIG_CONTROL_RECVS 4
 /*
  * How long a peer may take to say READY or to answer.  Its NIC may well be
  * alive while its software is not, which no heartbeat can tell.
@@ -57,6 +64,13 @@ typedef enum RMigControlErrorCode {
  */
 RMigControl *rmig_control_new(RMigLink *link, bool commands, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_control_set_pipelined: two messages of the stream may be under way
+ *
+ * Both sides must agree on it.  Before anything is commanded or received; on
+ * the serving side before the peer can send.
+ */
+void rmig_control_set_pipelined(RMigControl *control);
 /* After rmig_link_disconnect(), before rmig_link_free() */
 void rmig_control_free(RMigControl *control);
 
@@ -72,15 +86,17 @@ uint8_t *rmig_control_buffer(RMigControl *control, GError **err)
 
 /* ---- commanding side ---- */
 
-/* Whether rmig_control_command() would not have to wait */
+/* Whether rmig_control_command() would not have to wait, whatever the type */
 bool rmig_control_may_command(const RMigControl *control);
 /*
- * rmig_control_command: wait for READY, then send a command
+ * rmig_control_command: wait for a credit, or all, then send a command
  * @len: bytes of data, composed in rmig_control_buffer()
  */
 bool rmig_control_command(RMigControl *control, RMigWireType type,
                           uint32_t len, uint32_t repeat, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
+/* Whether rmig_control_wait_answer() would not have to wait */
+bool rmig_control_has_answer(const RMigControl *control);
 /*
  * rmig_control_wait_answer: after a command that has one
  * @msg: valid until rmig_control_release()

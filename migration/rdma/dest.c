@@ -3,39 +3,28 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Job: rmig_dest_*() of migration/rdma-transport.h: listening, accepting, and
- * the handling of each of the source's commands.
+ * Job: rmig_dest_*() of migration/rdma-transport.h: listening, accepting, the
+ * streams, the end.  The source's commands are in dest-serve.c.
  * Callers: the face.
  * Thread: one at a time; in QEMU the main loop's incoming coroutine.
- *
- * The source is hostile until validated: the control channel lets only well
- * formed commands through, and every number in them passes a check of
- * blocks.h before it is used.  docs/rdma.txt, "Security".
  */
 #include <string.h>
 
-#include "conn.h"
-#include "mr.h"
-
-struct RMigDest {
-    RMigDestConfig config;
-    RMigShutdown *shutdown;
-    RMigListener *listener;
-    RMigConn main;
-    RMigConn back;
-    bool pins_all;    /* granted */
-    GPtrArray *names; /* of char *, owned: the blocks in the source's order */
-    RMigBlocks blocks;
-    bool announced; /* the blocks are known and the table is there */
-    RMigMrTable table;
-};
+#include "dest-priv.h"
+#include "reaper.h"
 
 RMigDest *rmig_dest_new(const RMigDestConfig *config,
                         const struct sockaddr *addr, GError **err)
 {
     RMigDest *d = g_new0(RMigDest, 1);
 
+    rmig_reaper_wait();
+    rmig_mr_reset_peak();
     d->config = *config;
+    d->pin_limit = rmig_pin_limit(config->pin_limit);
+    g_mutex_init(&d->lock);
+    d->hints = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free,
+                                     NULL);
     d->names = g_ptr_array_new_with_free_func(g_free);
     rmig_blocks_init(&d->blocks);
     d->shutdown = rmig_shutdown_new(err);
@@ -64,33 +53,60 @@ void rmig_dest_stop_listening(RMigDest *d)
     g_clear_pointer(&d->listener, rmig_listener_free);
 }
 
-/* Which of the asked flags we can stand by */
-static uint32_t grant(RMigDest *d, uint32_t asked)
+/* What we can stand by of what is asked for */
+static RMigWirePrivate grant(RMigDest *d, const RMigWirePrivate *asked)
 {
+    uint32_t flags = asked->flags & (d->config.version_1_only ?
+                                     RMIG_WIRE_FLAG_PIN_ALL :
+                                     RMIG_WIRE_FLAGS_KNOWN);
+    uint64_t bytes = d->config.ops->ram_bytes(d->config.opaque);
+    uint64_t room = rmig_pin_room(d->config.pin_limit);
     g_autoptr(GError) err = NULL;
-    uint32_t flags = asked & RMIG_WIRE_FLAG_PIN_ALL;
 
-    if ((flags & RMIG_WIRE_FLAG_PIN_ALL) &&
-        !rmig_memlock_allows(d->config.ops->ram_bytes(d->config.opaque),
-                             &err)) {
-        g_autofree char *text =
-            g_strdup_printf("not pinning all guest memory as the source "
-                            "asks, but chunks on demand: %s", err->message);
+    if (flags & RMIG_WIRE_FLAG_PIN_ALL) {
+        g_autofree char *text = NULL;
 
-        d->config.ops->warn(d->config.opaque, text);
-        flags &= ~RMIG_WIRE_FLAG_PIN_ALL;
+        if (!rmig_memlock_allows(bytes, &err)) {
+            text = g_strdup(err->message);
+        } else if (bytes > room) {
+            text = g_strdup_printf("rdma-pin-limit leaves %" G_GUINT64_FORMAT
+                                   " MiB for it", (guint64)room >> 20);
+        }
+        if (text) {
+            g_autofree char *whole =
+                g_strdup_printf("not pinning all guest memory as the source "
+                                "asks, but chunks on demand: %s", text);
+
+            d->config.ops->warn(d->config.opaque, whole);
+            flags &= ~RMIG_WIRE_FLAG_PIN_ALL;
+        }
     }
-    return flags;
+    return (RMigWirePrivate) {
+        .flags = flags,
+        .pin_bytes = flags & RMIG_WIRE_FLAG_BUDGET ? room : 0,
+    };
 }
 
 /* On the main connection the source commands, on the return path we do */
 static bool accept_link(RMigDest *d, RMigConn *conn, RMigLink *link,
-                        uint32_t flags, GError **err)
+                        const RMigWirePrivate *asked, GError **err)
 {
-    RMigWirePrivate granted = { .flags = flags };
+    RMigWirePrivate granted;
 
     if (!rmig_conn_init(conn, link, conn == &d->back, err)) {
         return false;
+    }
+    if (conn == &d->main) {
+        granted = grant(d, asked);
+        d->granted = granted.flags;
+        d->pin_room = rmig_pin_room(d->config.pin_limit);
+        if (granted.flags & RMIG_WIRE_FLAG_BATCH) {
+            rmig_control_set_pipelined(conn->control);
+        }
+    } else {
+        granted = (RMigWirePrivate) {
+            .flags = asked->flags & d->granted & ~RMIG_WIRE_FLAG_BUDGET,
+        };
     }
     if (!rmig_link_accept(link, &granted, err)) {
         rmig_conn_cleanup(conn);
@@ -103,7 +119,6 @@ RMigAccepted rmig_dest_accept(RMigDest *d, GError **err)
 {
     bool is_main = !d->main.link;
     RMigWirePrivate asked = { 0 };
-    uint32_t flags;
     RMigLink *link;
 
     link = rmig_listener_take(d->listener,
@@ -121,16 +136,11 @@ RMigAccepted rmig_dest_accept(RMigDest *d, GError **err)
         rmig_link_free(link);
         return RMIG_ACCEPTED_NOTHING;
     }
-    flags = is_main ? grant(d, asked.flags) :
-            d->pins_all ? RMIG_WIRE_FLAG_PIN_ALL & asked.flags : 0;
-    if (!accept_link(d, is_main ? &d->main : &d->back, link, flags, err)) {
+    if (!accept_link(d, is_main ? &d->main : &d->back, link, &asked, err)) {
         return RMIG_ACCEPTED_NOTHING;
     }
-    if (!is_main) {
-        return RMIG_ACCEPTED_RETURN;
-    }
-    d->pins_all = flags & RMIG_WIRE_FLAG_PIN_ALL;
-    return RMIG_ACCEPTED_MAIN;
+    rmig_dest_publish(d);
+    return is_main ? RMIG_ACCEPTED_MAIN : RMIG_ACCEPTED_RETURN;
 }
 
 RMigStream *rmig_dest_stream(RMigDest *d)
@@ -172,226 +182,12 @@ bool rmig_dest_add_block(RMigDest *d, const char *name, void *host,
 void rmig_dest_hint_block(RMigDest *d, uint64_t offset,
                           const RMigBlockHints *hints)
 {
-    g_assert(rmig_blocks_by_offset(&d->blocks, offset) && hints);
-}
+    const RMigBlock *block = rmig_blocks_by_offset(&d->blocks, offset);
 
-/* What the source has named in its stream, in its order */
-static bool learn_blocks(RMigDest *d, GError **err)
-{
-    bool ok;
-
-    if (d->announced) {
-        g_set_error(err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PROTOCOL,
-                    "the source asked twice for the RAM blocks");
-        return false;
+    g_assert(block);
+    if (hints->anonymous) {
+        g_hash_table_add(d->hints, g_memdup2(&offset, sizeof(offset)));
     }
-    if (!d->config.ops->list_blocks(d->config.opaque, err)) {
-        return false;
-    }
-    g_ptr_array_add(d->names, NULL);
-    ok = rmig_blocks_reorder(&d->blocks, (char **)d->names->pdata, err);
-    g_ptr_array_set_size(d->names, d->names->len - 1);
-    if (!ok) {
-        return false;
-    }
-    rmig_mr_table_init(&d->table, rmig_link_verbs(d->main.link), &d->blocks,
-                       true);
-    d->announced = true;
-    return true;
-}
-
-static bool handle_ram_blocks(RMigDest *d, const RMigWireMessage *msg,
-                              GError **err)
-{
-    uint8_t *data;
-    uint32_t n;
-
-    (void)msg;
-    if (!learn_blocks(d, err)) {
-        return false;
-    }
-    if (d->pins_all && !rmig_mr_table_register_all(&d->table, err)) {
-        g_prefix_error(err, "pinning all guest memory: ");
-        return false;
-    }
-    data = rmig_control_buffer(d->main.control, err);
-    if (!data) {
-        return false;
-    }
-    n = rmig_blocks_count(&d->blocks);
-    for (uint32_t i = 0; i < n; i++) {
-        const RMigBlock *block = rmig_blocks_get(&d->blocks, i);
-        RMigMr *mr = d->pins_all && block->length ?
-                     rmig_mr_table_find(&d->table, block, 0) : NULL;
-        RMigWireBlock record = {
-            .host_addr = (uintptr_t)block->host,
-            .offset = block->offset,
-            .length = block->length,
-            .rkey = mr ? rmig_mr_rkey(mr) : 0,
-        };
-
-        rmig_wire_block_pack(data + i * RMIG_WIRE_BLOCK_BYTES, &record);
-    }
-    return rmig_control_answer(d->main.control, n * RMIG_WIRE_BLOCK_BYTES, 1,
-                               err);
-}
-
-/*
- * A message has room for thousands of records, each of which may name all of a
- * block.  Nothing else runs in this thread until they have been dealt with, so
- * one message names no more than all of RAM once.  @left: bytes that it may
- * still name
- */
-static bool take_share(uint64_t *left, uint64_t bytes,
-                       const RMigWireMessage *msg, GError **err)
-{
-    if (bytes > *left) {
-        g_set_error(err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PROTOCOL,
-                    "the source sent a %s that names more memory than there "
-                    "is", rmig_wire_type_name(msg->type));
-        return false;
-    }
-    *left -= bytes;
-    return true;
-}
-
-static bool handle_register(RMigDest *d, const RMigWireMessage *msg,
-                            GError **err)
-{
-    uint8_t *data = rmig_control_buffer(d->main.control, err);
-    uint64_t left = d->blocks.total_bytes;
-
-    if (!data) {
-        return false;
-    }
-    for (uint32_t i = 0; i < msg->n_records; i++) {
-        RMigWireRegister reg;
-        RMigBlock *block;
-        uint64_t first, n;
-        RMigMr *mr;
-
-        rmig_wire_register_unpack(msg, i, &reg);
-        if (!rmig_blocks_check_register(&d->blocks, &reg, &block, &first, &n,
-                                        err) ||
-            !take_share(&left, rmig_block_span_bytes(block, first, n), msg,
-                        err)) {
-            return false;
-        }
-        mr = rmig_mr_table_register(&d->table, block, first, n, err);
-        if (!mr) {
-            return false;
-        }
-        rmig_wire_result_pack(data + i * RMIG_WIRE_RESULT_BYTES,
-                              &(RMigWireResult) {
-                                  .rkey = rmig_mr_rkey(mr),
-                                  .host_addr = (uintptr_t)block->host,
-                              });
-    }
-    return rmig_control_answer(d->main.control,
-                               msg->n_records * RMIG_WIRE_RESULT_BYTES,
-                               msg->n_records, err);
-}
-
-static bool handle_unregister(RMigDest *d, const RMigWireMessage *msg,
-                              GError **err)
-{
-    uint64_t left = d->blocks.total_bytes;
-
-    for (uint32_t i = 0; i < msg->n_records; i++) {
-        RMigWireRegister reg;
-        RMigBlock *block;
-        uint64_t first, n;
-
-        rmig_wire_register_unpack(msg, i, &reg);
-        if (!rmig_blocks_check_unregister(&d->blocks, &reg, &block, &first,
-                                          &n, err) ||
-            !take_share(&left, rmig_block_span_bytes(block, first, n), msg,
-                        err)) {
-            return false;
-        }
-        for (uint64_t c = first; c < first + n; c++) {
-            rmig_mr_table_unregister(&d->table, block, c);
-        }
-    }
-    return rmig_control_answer(d->main.control, 0, 1, err);
-}
-
-static bool handle_zero_runs(RMigDest *d, const RMigWireMessage *msg,
-                             GError **err)
-{
-    uint64_t left = d->blocks.total_bytes;
-
-    for (uint32_t i = 0; i < msg->n_records; i++) {
-        RMigWireZeroRun run;
-        RMigBlock *block;
-        uint64_t offset;
-
-        rmig_wire_zero_run_unpack(msg, i, &run);
-        if (!rmig_blocks_check_zero_run(&d->blocks, &run, &block, &offset,
-                                        err) ||
-            !take_share(&left, run.length, msg, err)) {
-            return false;
-        }
-        d->config.ops->zero(d->config.opaque, block->host + offset,
-                            run.length);
-    }
-    return true;
-}
-
-static bool handle_command(RMigDest *d, const RMigWireMessage *msg,
-                           GError **err)
-{
-    if (msg->type == RMIG_WIRE_RAM_BLOCKS_REQUEST) {
-        return handle_ram_blocks(d, msg, err);
-    }
-    if (msg->type == RMIG_WIRE_REGISTER_FINISHED) {
-        return true;
-    }
-    if (msg->type == RMIG_WIRE_QEMU_FILE || !d->announced) {
-        g_set_error(err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PROTOCOL,
-                    "the source sent %s %s", rmig_wire_type_name(msg->type),
-                    d->announced ? "in the middle of a round" :
-                    "before it asked for the RAM blocks");
-        return false;
-    }
-    switch (msg->type) {
-    case RMIG_WIRE_REGISTER_REQUEST:
-        return handle_register(d, msg, err);
-    case RMIG_WIRE_UNREGISTER_REQUEST:
-        return handle_unregister(d, msg, err);
-    case RMIG_WIRE_COMPRESS:
-        return handle_zero_runs(d, msg, err);
-    default:
-        g_assert_not_reached(); /* the control channel's table is wrong */
-    }
-}
-
-bool rmig_dest_handle(RMigDest *d, GError **err)
-{
-    RMigWireMessage msg;
-    GError *local = NULL;
-    bool finished = false;
-
-    if (rmig_stream_has_data(&d->main.stream)) {
-        local = g_error_new(RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PROTOCOL,
-                            "the source's stream goes on behind the RAM hook");
-    }
-    while (!finished && !local) {
-        if (rmig_control_receive(d->main.control, true, &msg, &local) > 0 &&
-            handle_command(d, &msg, &local)) {
-            finished = msg.type == RMIG_WIRE_REGISTER_FINISHED;
-            if (!rmig_control_release(d->main.control, &local)) {
-                finished = false;
-            }
-        }
-    }
-    if (local) {
-        /* The peer must not go on writing for a migration that is over */
-        rmig_link_fail(d->main.link, g_error_copy(local));
-        g_propagate_error(err, local);
-        return false;
-    }
-    return true;
 }
 
 void rmig_dest_revoke(RMigDest *d)
@@ -401,15 +197,35 @@ void rmig_dest_revoke(RMigDest *d)
     }
 }
 
+void rmig_dest_publish(RMigDest *d)
+{
+    RMigCounters now = { .pin_limit = d->pin_limit };
+
+    if (d->main.link) {
+        g_strlcpy(now.device, rmig_link_device_name(d->main.link),
+                  sizeof(now.device));
+        now.control_bytes = rmig_control_sent_bytes(d->main.control);
+        now.control_messages = rmig_control_sent_messages(d->main.control);
+    }
+    now.extensions = d->granted & (RMIG_WIRE_FLAG_BATCH |
+                                   RMIG_WIRE_FLAG_BUDGET);
+    now.pins_all = d->granted & RMIG_WIRE_FLAG_PIN_ALL;
+    now.pinned_peak = rmig_mr_pinned_peak_bytes();
+    now.chunks_registered = d->table.chunks_registered;
+    now.chunks_refused = d->table.chunks_refused + d->chunks_refused;
+    now.chunks_evicted = d->chunks_released;
+    now.zero_runs = d->zero_runs;
+    g_mutex_lock(&d->lock);
+    d->shown = now;
+    g_mutex_unlock(&d->lock);
+}
+
 void rmig_dest_counters(RMigDest *d, RMigCounters *counters)
 {
-    memset(counters, 0, sizeof(*counters));
-    counters->chunks_registered = d->table.chunks_registered;
-    if (d->main.control) {
-        counters->control_bytes = rmig_control_sent_bytes(d->main.control);
-        counters->control_messages =
-            rmig_control_sent_messages(d->main.control);
-    }
+    g_mutex_lock(&d->lock);
+    *counters = d->shown;
+    g_mutex_unlock(&d->lock);
+    counters->pinned = rmig_mr_pinned_bytes();
 }
 
 void rmig_dest_shutdown(RMigDest *d)
@@ -419,15 +235,28 @@ void rmig_dest_shutdown(RMigDest *d)
 
 void rmig_dest_close(RMigDest *d, bool failed)
 {
+    RMigRemains remains = { 0 };
+
     rmig_dest_stop_listening(d);
+    if (!d->main.link) {
+        return;
+    }
+    rmig_dest_publish(d);
     rmig_conn_disconnect(&d->back, failed);
     rmig_conn_disconnect(&d->main, failed);
+    /* The queue pairs are gone, and then the workers: nobody uses the memory */
+    g_clear_pointer(&d->jobs, rmig_jobs_free);
+    g_clear_pointer(&d->pages, rmig_pages_free);
     if (d->announced) {
-        rmig_mr_table_cleanup(&d->table);
+        remains.table = d->table;
+        memset(&d->table, 0, sizeof(d->table));
         d->announced = false;
     }
-    rmig_conn_cleanup(&d->back);
-    rmig_conn_cleanup(&d->main);
+    remains.main = d->main;
+    remains.back = d->back;
+    memset(&d->main, 0, sizeof(d->main));
+    memset(&d->back, 0, sizeof(d->back));
+    rmig_reaper_take(&remains, d->config.register_threads == 0);
 }
 
 void rmig_dest_free(RMigDest *d)
@@ -437,7 +266,10 @@ void rmig_dest_free(RMigDest *d)
     }
     rmig_dest_close(d, false);
     rmig_blocks_cleanup(&d->blocks);
+    g_hash_table_unref(d->hints);
+    g_clear_error(&d->refusal);
     g_ptr_array_free(d->names, true);
+    g_mutex_clear(&d->lock);
     rmig_shutdown_free(d->shutdown);
     g_free(d);
 }

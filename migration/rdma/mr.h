@@ -3,54 +3,143 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Job: which chunk of which RAM block is covered by which memory region.
- * Callers: source (for its own side), dest.
+ * Job: which chunk of which RAM block is covered by which memory region; has
+ * regions registered and let go by the workers; accounts for what is pinned.
+ * Callers: source (for its own side), dest, reaper.
  * Thread: the connection's.
  *
  * A span is a run of neighbouring chunks of one block that share a memory
- * region.  It lives until its last chunk is unregistered.
+ * region.  It is registered by a job, then installed: its chunks point at it.
+ * It leaves by another job when nothing points at it any more.  From asking to
+ * the end of leaving its bytes are charged to the table's budget.
  */
 #ifndef RMIG_MR_H
 #define RMIG_MR_H
 
 #include "blocks.h"
+#include "jobs.h"
 #include "migration/rdma-transport.h"
 #include "verbs.h"
 
-typedef struct RMigSpan RMigSpan;
+/*
+ * Bytes that may be pinned.  The limit follows what is really to be had: a
+ * refusal lowers it to what there is, success raises it towards the ceiling.
+ */
+typedef struct RMigBudget {
+    uint64_t ceiling; /* what was configured or announced */
+    uint64_t limit;
+    uint64_t used;    /* asked for, registered or not yet let go */
+    uint64_t leaving; /* of @used: being let go */
+    uint64_t peak;    /* of @used */
+} RMigBudget;
 
-typedef struct RMigMrTable {
-    RMigVerbs *verbs;         /* not owned */
-    const RMigBlocks *blocks; /* not owned */
-    bool remote_write;        /* whether the peer may write into it */
-    RMigSpan ***chunks;       /* [block][chunk]; NULL: not registered */
+void rmig_budget_init(RMigBudget *budget, uint64_t ceiling);
+/* Whether @bytes fit now / will fit when what is leaving has left */
+bool rmig_budget_fits(const RMigBudget *budget, uint64_t bytes);
+bool rmig_budget_will_fit(const RMigBudget *budget, uint64_t bytes);
+void rmig_budget_charge(RMigBudget *budget, uint64_t bytes);
+/* @bytes of @used, of them none leaving, were not to be had */
+void rmig_budget_refused(RMigBudget *budget, uint64_t bytes);
+void rmig_budget_granted(RMigBudget *budget, uint64_t bytes);
+void rmig_budget_leave(RMigBudget *budget, uint64_t bytes);
+void rmig_budget_left(RMigBudget *budget, uint64_t bytes);
+
+typedef enum RMigSpanState {
+    RMIG_SPAN_REGISTERING,
+    RMIG_SPAN_READY,
+    RMIG_SPAN_FAILED,  /* with @error; not charged any more */
+    RMIG_SPAN_LEAVING,
+} RMigSpanState;
+
+/* Source: how far the destination is with its half of a span */
+typedef enum RMigPeerState {
+    RMIG_PEER_NONE,
+    RMIG_PEER_ASKED,
+    RMIG_PEER_READY, /* with @rkey */
+} RMigPeerState;
+
+typedef struct RMigMrTable RMigMrTable;
+
+typedef struct RMigSpan {
+    RMigJob job;
+    RMigMrTable *table;
+    const RMigBlock *block;
+    uint64_t first;
+    uint64_t n;
+    RMigMr *mr;    /* READY */
+    GError *error; /* FAILED */
+    RMigSpanState state;
+    bool leaves;    /* as soon as it is registered */
+    bool alone;     /* nothing else was registered while it was tried */
+    uint64_t users; /* chunks that point here */
+    GList link;     /* in @table->spans or @table->leaving */
+    /* The source's: */
+    unsigned pins;  /* reasons not to let it go: writes, a place in a window */
+    bool in_window;
+    bool written;   /* at least once */
+    RMigPeerState peer;
+    uint32_t rkey;  /* of the destination's half */
+} RMigSpan;
+
+struct RMigMrTable {
+    RMigVerbs *verbs;   /* not owned */
+    RMigJobs *jobs;     /* not owned */
+    bool remote_write;  /* whether the peer may write into it */
+    uint32_t n_blocks;
+    RMigSpan ***chunks; /* [block][chunk]; NULL: not covered */
+    GQueue spans;       /* of RMigSpan, owned, the longest unused first */
+    GQueue leaving;     /* likewise */
+    RMigBudget budget;
     uint64_t chunks_registered; /* since the start, for statistics */
-} RMigMrTable;
+    uint64_t chunks_refused;
+};
 
-/* @blocks must be complete and outlive the table */
-void rmig_mr_table_init(RMigMrTable *table, RMigVerbs *verbs,
-                        const RMigBlocks *blocks, bool remote_write);
-/* Unregisters everything.  An all-zero table is allowed. */
+/*
+ * @blocks must be complete and outlive the table but for its cleanup
+ * @jobs: likewise; freed before the cleanup
+ * @limit: bytes that may be pinned for it, UINT64_MAX: any
+ */
+void rmig_mr_table_init(RMigMrTable *table, RMigVerbs *verbs, RMigJobs *jobs,
+                        const RMigBlocks *blocks, bool remote_write,
+                        uint64_t limit);
+/*
+ * Unregisters everything, which takes its time.  Any thread, after the jobs
+ * are freed.  An all-zero table is allowed.
+ */
 void rmig_mr_table_cleanup(RMigMrTable *table);
 
-/* What covers @chunk, or NULL */
-RMigMr *rmig_mr_table_find(const RMigMrTable *table, const RMigBlock *block,
-                           uint64_t chunk);
+/* What covers @chunk, registered or not yet, or NULL */
+RMigSpan *rmig_mr_table_find(const RMigMrTable *table, const RMigBlock *block,
+                             uint64_t chunk);
 /*
- * rmig_mr_table_register: one memory region over @n chunks from @first
+ * rmig_span_register: begin to register @n chunks from @first, which must
+ * exist, as one region
  *
- * If exactly these chunks share one already, that is returned; otherwise the
- * new one takes the place of what covered them.  The chunks must exist.
- * Returns NULL with the block and chunk in the message.
+ * The span's state changes when the jobs are reaped.  It is neither installed
+ * nor used by anybody but the caller.
  */
-RMigMr *rmig_mr_table_register(RMigMrTable *table, const RMigBlock *block,
-                               uint64_t first, uint64_t n, GError **err)
-    G_GNUC_WARN_UNUSED_RESULT;
-/* The whole of every block that is not empty, for pin-all */
-bool rmig_mr_table_register_all(RMigMrTable *table, GError **err)
-    G_GNUC_WARN_UNUSED_RESULT;
-/* A chunk that is not registered is left alone */
+RMigSpan *rmig_span_register(RMigMrTable *table, const RMigBlock *block,
+                             uint64_t first, uint64_t n);
+/* Its chunks point at it; what covered them before and now nothing, leaves */
+void rmig_span_install(RMigSpan *span);
+/* Nothing points at it, and it leaves, as soon as it can; it is gone then */
+void rmig_span_leave(RMigSpan *span);
+/* Of all that are not leaving it was the last to be used */
+void rmig_span_touch(RMigSpan *span);
+uint64_t rmig_span_bytes(const RMigSpan *span);
+/* The chunk is covered no more; one that was not is left alone */
 void rmig_mr_table_unregister(RMigMrTable *table, const RMigBlock *block,
                               uint64_t chunk);
+
+/*
+ * rmig_pin_room: bytes of guest RAM that this process may pin
+ * @pin_limit: the user's limit, 0: none
+ *
+ * What that and the memory-lock limit leave after what is pinned already and
+ * the message buffers of a return path; UINT64_MAX: any number.
+ */
+uint64_t rmig_pin_room(uint64_t pin_limit);
+/* What this process may pin in all, by @pin_limit and the kernel */
+uint64_t rmig_pin_limit(uint64_t pin_limit);
 
 #endif

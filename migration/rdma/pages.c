@@ -278,13 +278,18 @@ uint64_t rmig_pages_next_touched(RMigPages *pages, const void *host,
     return run.start - start;
 }
 
+unsigned rmig_page_bytes(void)
+{
+    return sysconf(_SC_PAGESIZE);
+}
+
 RMigPages *rmig_pages_new_on(int fd, bool scan)
 {
     RMigPages *pages = g_new0(RMigPages, 1);
 
     pages->fd = fd;
     pages->scan = scan;
-    pages->page_bytes = sysconf(_SC_PAGESIZE);
+    pages->page_bytes = rmig_page_bytes();
     return pages;
 }
 
@@ -294,6 +299,7 @@ RMigPages *rmig_pages_new_on(int fd, bool scan)
  */
 static bool works(RMigPages *pages)
 {
+    /* Volatile: the compiler must not keep the write from the kernel */
     volatile char *page = mmap(NULL, pages->page_bytes, PROT_READ | PROT_WRITE,
                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     uint64_t touched = 0;

@@ -60,6 +60,9 @@
 
 typedef struct RMigPages RMigPages;
 
+/* Bytes of a page of this host, which everything here counts in */
+unsigned rmig_page_bytes(void);
+
 /*
  * rmig_pages_new: open this process's page tables
  *

@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/resource.h>
 
@@ -33,6 +34,7 @@ struct RMigMr {
 
 /* Written by registering threads, read by statistics */
 static _Atomic uint64_t pinned_bytes;
+static _Atomic uint64_t pinned_peak;
 
 GQuark rmig_verbs_error_quark(void)
 {
@@ -204,6 +206,17 @@ static char *memlock_hint(int errnum)
                            "<hard_limit>)", (guint64)limit.rlim_cur / 1024);
 }
 
+static void add_pinned(uint64_t bytes)
+{
+    uint64_t now = atomic_fetch_add(&pinned_bytes, bytes) + bytes;
+    uint64_t peak = pinned_peak;
+
+    while (now > peak &&
+           !atomic_compare_exchange_weak(&pinned_peak, &peak, now)) {
+        /* @peak is what another thread has set */
+    }
+}
+
 RMigMr *rmig_mr_register(RMigVerbs *v, void *addr, uint64_t bytes,
                          bool remote_write, GError **err)
 {
@@ -232,7 +245,7 @@ RMigMr *rmig_mr_register(RMigVerbs *v, void *addr, uint64_t bytes,
     }
     self = g_new0(RMigMr, 1);
     self->mr = mr;
-    pinned_bytes += bytes;
+    add_pinned(bytes);
     RMIG_LOG("mr %p: registered %" G_GUINT64_FORMAT " bytes at %p, rkey 0x%x%s",
              (void *)self, (guint64)bytes, addr, mr->rkey,
              remote_write ? ", remote write" : "");
@@ -266,6 +279,16 @@ uint64_t rmig_mr_bytes(const RMigMr *mr)
 uint64_t rmig_mr_pinned_bytes(void)
 {
     return pinned_bytes;
+}
+
+uint64_t rmig_mr_pinned_peak_bytes(void)
+{
+    return pinned_peak;
+}
+
+void rmig_mr_reset_peak(void)
+{
+    pinned_peak = pinned_bytes;
 }
 
 /* Account first, post, and take the account back if the post is refused */
@@ -312,21 +335,45 @@ bool rmig_verbs_post_send(RMigVerbs *v, RMigWork *work, RMigMr *mr,
     return post_to_send_queue(v, &wr, work, err);
 }
 
-bool rmig_verbs_post_write(RMigVerbs *v, RMigWork *work, bool signalled,
-                           RMigMr *mr, const void *addr, uint32_t bytes,
-                           uint64_t remote_addr, uint32_t rkey, GError **err)
+bool rmig_verbs_post_writes(RMigVerbs *v, RMigWork *work,
+                            const RMigWrite *writes, unsigned n, GError **err)
 {
-    struct ibv_sge sge = {
-        .addr = (uintptr_t)addr, .length = bytes, .lkey = mr->mr->lkey,
-    };
-    struct ibv_send_wr wr = {
-        .sg_list = &sge, .num_sge = 1,
-        .opcode = IBV_WR_RDMA_WRITE,
-        .send_flags = signalled ? IBV_SEND_SIGNALED : 0,
-        .wr.rdma = { .remote_addr = remote_addr, .rkey = rkey },
-    };
+    struct ibv_send_wr wr[RMIG_VERBS_CHAIN] = { 0 };
+    struct ibv_sge sge[RMIG_VERBS_CHAIN];
+    struct ibv_send_wr *bad;
+    int ret;
 
-    return post_to_send_queue(v, &wr, work, err);
+    g_assert(n > 0 && n <= RMIG_VERBS_CHAIN);
+    g_assert(v->qp && v->send_used + n <= v->send_slots);
+    for (unsigned i = 0; i < n; i++) {
+        sge[i] = (struct ibv_sge) {
+            .addr = (uintptr_t)writes[i].addr, .length = writes[i].bytes,
+            .lkey = writes[i].mr->mr->lkey,
+        };
+        wr[i].wr_id = (uintptr_t)work;
+        wr[i].next = i + 1 < n ? &wr[i + 1] : NULL;
+        wr[i].sg_list = &sge[i];
+        wr[i].num_sge = 1;
+        wr[i].opcode = IBV_WR_RDMA_WRITE;
+        wr[i].wr.rdma.remote_addr = writes[i].remote_addr;
+        wr[i].wr.rdma.rkey = writes[i].rkey;
+    }
+    wr[n - 1].send_flags = IBV_SEND_SIGNALED;
+    v->send_used += n;
+    work->slots = v->unsignalled + n;
+    ret = ibv_post_send(v->qp, wr, &bad);
+    if (ret != 0) {
+        /* What stands before the refused one is on the queue, unsignalled */
+        v->send_used -= n - (bad - wr);
+        v->unsignalled += bad - wr;
+        set_errno_error(err, ret, "posting a %s failed", work->what);
+        return false;
+    }
+    v->unsignalled = 0;
+    RMIG_LOG("qp 0x%x: posted %u %s %p, the first of %u bytes, %u slots used",
+             v->qp->qp_num, n, work->what, (void *)work, writes[0].bytes,
+             v->send_used);
+    return true;
 }
 
 bool rmig_verbs_post_probe(RMigVerbs *v, RMigWork *work, GError **err)

@@ -7,7 +7,8 @@
  * regions, posting work requests, reaping completions.
  * Callers: link (which creates the queue pair through librdmacm), control, mr,
  * writer.
- * Thread: one at a time; the user of the connection sees to that.
+ * Thread: one at a time; the user of the connection sees to that.  Only memory
+ * is registered and unregistered by any thread.
  *
  * Send-queue arithmetic: a completion is asked for (signalled) only at the end
  * of a batch of RDMA Writes, and for every SEND.  Each posted work request
@@ -61,7 +62,7 @@ typedef enum RMigVerbsErrorCode {
  * A stretch of local memory that the device may use.
  * @remote_write: whether the peer may write into it.
  * Fails with the remedy in the message when the memory-lock limit is the cause.
- * The registration pins the memory; unregistering unpins it.
+ * The registration pins the memory; unregistering unpins it.  Any thread.
  */
 RMigMr *rmig_mr_register(RMigVerbs *verbs, void *addr, uint64_t bytes,
                          bool remote_write, GError **err)
@@ -72,12 +73,13 @@ uint64_t rmig_mr_bytes(const RMigMr *mr);
 
 /* Bytes that are registered in this process now, over all connections */
 uint64_t rmig_mr_pinned_bytes(void);
+/* The most that were registered together since rmig_mr_reset_peak() */
+uint64_t rmig_mr_pinned_peak_bytes(void);
+void rmig_mr_reset_peak(void);
 
 /*
- * Posting.  @work is the context; for a write NULL is not allowed either, as
- * an error completion names it, but with @signalled false its done() is not
- * called on success.  False only on a real failure; whether there is room is
- * asked beforehand.
+ * Posting.  @work is the context, which an error completion names.  False only
+ * on a real failure; whether there is room is asked beforehand.
  */
 bool rmig_verbs_post_send(RMigVerbs *verbs, RMigWork *work, RMigMr *mr,
                           const void *addr, uint32_t bytes, GError **err)
@@ -85,9 +87,26 @@ bool rmig_verbs_post_send(RMigVerbs *verbs, RMigWork *work, RMigMr *mr,
 bool rmig_verbs_post_recv(RMigVerbs *verbs, RMigWork *work, RMigMr *mr,
                           void *addr, uint32_t bytes, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
-bool rmig_verbs_post_write(RMigVerbs *verbs, RMigWork *work, bool signalled,
-                           RMigMr *mr, const void *addr, uint32_t bytes,
-                           uint64_t remote_addr, uint32_t rkey, GError **err)
+/* Most RDMA Writes of one post */
+#define RMIG_VERBS_CHAIN 32
+
+/* Memory that goes over, @bytes at @addr inside of @mr */
+typedef struct RMigWrite {
+    RMigMr *mr;
+    const void *addr;
+    uint32_t bytes;
+    uint32_t rkey;
+    uint64_t remote_addr;
+} RMigWrite;
+
+/*
+ * rmig_verbs_post_writes: 1 to RMIG_VERBS_CHAIN writes with one doorbell
+ *
+ * All carry @work; the last is signalled, and with its completion all of them
+ * are complete.  There must be room for @n.
+ */
+bool rmig_verbs_post_writes(RMigVerbs *verbs, RMigWork *work,
+                            const RMigWrite *writes, unsigned n, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 /* A zero-length RDMA Write, signalled: asks whether the peer's NIC lives */
 bool rmig_verbs_post_probe(RMigVerbs *verbs, RMigWork *work, GError **err)

@@ -9,16 +9,28 @@
 
 #include "writer.h"
 
+/* A run is one work request, whose length has 32 bits; devices take 1 GiB */
+#define RUN_MAX_BYTES (UINT64_C(1) << 30)
+/* What is worth a doorbell of its own when the wire is idle */
+#define IDLE_BYTES (UINT64_C(64) << 10)
+/* Batches that together fill the wire, so that it never runs dry between */
+#define BATCHES_ON_WIRE 8
+#define WIRE_DEFAULT_BYTES (UINT64_C(8) << 20)
+
 /*
- * What a completion of a batch resolves to.  Every write of the batch carries
- * it as its context, so an error completion names the stretch of RAM in which
- * the failed write lies.
+ * What a completion resolves to.  All writes of a batch carry it as their
+ * context, so an error completion names the stretch of RAM in which the failed
+ * write lies.
  */
 struct RMigBatch {
     RMigWork work;
+    RMigWrite writes[RMIG_WRITER_BATCH];
+    RMigSpan *spans[RMIG_WRITER_BATCH]; /* pinned; neighbours differ */
+    unsigned n_writes;
+    unsigned n_spans;
     const RMigBlock *block; /* of its first write */
     uint64_t offset;
-    unsigned writes;
+    uint64_t bytes;
 };
 
 static char *describe_batch(const RMigWork *work)
@@ -27,7 +39,7 @@ static char *describe_batch(const RMigWork *work)
 
     return g_strdup_printf("(one of %u from RAM block %s, offset 0x%"
                            G_GINT64_MODIFIER "x, chunk %" G_GUINT64_FORMAT
-                           ")", batch->writes, batch->block->name,
+                           ")", batch->n_writes, batch->block->name,
                            (guint64)batch->offset,
                            (guint64)rmig_block_chunk_of(batch->offset));
 }
@@ -36,17 +48,27 @@ static void batch_done(RMigWork *work, uint32_t bytes)
 {
     RMigBatch *batch = (RMigBatch *)work;
     RMigWriter *w = work->owner;
+    int64_t now = g_get_monotonic_time();
 
     (void)bytes;
+    for (unsigned i = 0; i < batch->n_spans; i++) {
+        batch->spans[i]->pins--;
+    }
     w->batches_in_flight--;
+    w->wire_bytes -= batch->bytes;
     g_queue_remove(&w->busy, batch);
     g_queue_push_head(&w->idle, batch);
+    if (w->landed) {
+        w->landed(w->opaque, batch->bytes, now - w->busy_since_us);
+    }
+    w->busy_since_us = now;
 }
 
 void rmig_writer_init(RMigWriter *w, RMigVerbs *verbs)
 {
     memset(w, 0, sizeof(*w));
     w->verbs = verbs;
+    w->wire_max = WIRE_DEFAULT_BYTES;
     g_queue_init(&w->idle);
     g_queue_init(&w->busy);
 }
@@ -55,12 +77,26 @@ void rmig_writer_cleanup(RMigWriter *w)
 {
     g_queue_clear_full(&w->idle, g_free);
     g_queue_clear_full(&w->busy, g_free);
+    g_free(w->batch);
     memset(w, 0, sizeof(*w));
+}
+
+static unsigned batched(const RMigWriter *w)
+{
+    return w->batch ? w->batch->n_writes : 0;
+}
+
+/* For the batch, the run that is being merged, and at least one */
+static bool has_slots(const RMigWriter *w)
+{
+    return rmig_verbs_write_room(w->verbs) >=
+           MAX(batched(w) + (w->run_bytes > 0), 1);
 }
 
 bool rmig_writer_has_room(const RMigWriter *w)
 {
-    return rmig_verbs_write_room(w->verbs) > 0;
+    return has_slots(w) &&
+           (w->wire_bytes == 0 || w->wire_bytes < w->wire_max);
 }
 
 bool rmig_writer_is_idle(const RMigWriter *w)
@@ -79,76 +115,138 @@ static RMigBatch *start_batch(RMigWriter *w)
         batch->work.describe = describe_batch;
         batch->work.owner = w;
     }
-    batch->block = w->block;
+    batch->n_writes = 0;
+    batch->n_spans = 0;
+    batch->bytes = 0;
+    batch->block = w->span->block;
     batch->offset = w->run_offset;
-    batch->writes = 0;
-    g_queue_push_tail(&w->busy, batch);
     return batch;
 }
 
-/* The batch is complete when its last write, which is signalled, is */
-static void end_batch(RMigWriter *w)
+/* The run becomes a write of the batch; the next one begins behind it */
+static void end_run(RMigWriter *w)
 {
-    w->batch = NULL;
-    w->batches_in_flight++;
-}
+    const RMigSpan *span = w->span;
+    const RMigBlock *block;
+    RMigBatch *batch;
 
-static bool post_run(RMigWriter *w, bool last, GError **err)
-{
-    const RMigBlock *block = w->block;
-    bool signalled;
-
+    if (w->run_bytes == 0) {
+        return;
+    }
     if (!w->batch) {
         w->batch = start_batch(w);
     }
-    signalled = last || w->batch->writes + 1 >= RMIG_WRITER_BATCH ||
-                rmig_verbs_write_room(w->verbs) == 1;
-    w->batch->writes++;
-    if (!rmig_verbs_post_write(w->verbs, &w->batch->work, signalled, w->mr,
-                               block->host + w->run_offset, w->run_bytes,
-                               block->remote_host + w->run_offset, w->rkey,
-                               err)) {
+    batch = w->batch;
+    block = span->block;
+    batch->writes[batch->n_writes++] = (RMigWrite) {
+        .mr = span->mr,
+        .addr = block->host + w->run_offset,
+        .bytes = w->run_bytes,
+        .rkey = span->rkey,
+        .remote_addr = block->remote_host + w->run_offset,
+    };
+    if (batch->n_spans == 0 || batch->spans[batch->n_spans - 1] != span) {
+        batch->spans[batch->n_spans++] = w->span;
+        w->span->pins++;
+    }
+    batch->bytes += w->run_bytes;
+    w->batch_bytes = batch->bytes;
+    w->run_bytes = 0;
+}
+
+static bool post_batch(RMigWriter *w, GError **err)
+{
+    RMigBatch *batch = w->batch;
+
+    /* Either way the batch is busy: the NIC may have some of its writes */
+    w->batch = NULL;
+    w->batch_bytes = 0;
+    g_queue_push_tail(&w->busy, batch);
+    if (!rmig_verbs_post_writes(w->verbs, &batch->work, batch->writes,
+                                batch->n_writes, err)) {
         g_prefix_error(err, "RAM block %s, offset 0x%" G_GINT64_MODIFIER
-                       "x: ", block->name, (guint64)w->run_offset);
+                       "x: ", batch->block->name, (guint64)batch->offset);
         return false;
     }
-    w->bytes += w->run_bytes;
-    w->writes++;
-    w->run_bytes = 0;
-    if (signalled) {
-        end_batch(w);
+    if (w->batches_in_flight++ == 0) {
+        w->busy_since_us = g_get_monotonic_time();
     }
+    for (unsigned i = 0; i < batch->n_spans; i++) {
+        batch->spans[i]->written = true;
+        rmig_span_touch(batch->spans[i]);
+    }
+    w->wire_bytes += batch->bytes;
+    w->bytes += batch->bytes;
+    w->writes += batch->n_writes;
     return true;
 }
 
-bool rmig_writer_add(RMigWriter *w, const RMigBlock *block, uint64_t offset,
-                     uint32_t len, RMigMr *mr, uint32_t rkey, GError **err)
+void rmig_writer_enter(RMigWriter *w, RMigSpan *span)
 {
-    if (w->run_bytes > 0) {
-        /*
-         * A memory region is one chunk or more, its bytes fit 32 bits only in
-         * the first case: a chunk is where a run ends at the latest.
-         */
-        if (w->block == block && w->mr == mr && w->rkey == rkey &&
-            offset == w->run_offset + w->run_bytes &&
-            rmig_block_chunk_of(offset) ==
-            rmig_block_chunk_of(w->run_offset)) {
-            w->run_bytes += len;
-            return true;
-        }
-        if (!post_run(w, false, err)) {
+    if (w->span == span) {
+        return;
+    }
+    end_run(w);
+    if (w->span) {
+        w->span->pins--;
+    }
+    span->pins++;
+    w->span = span;
+    w->span_start = span->first << RMIG_CHUNK_SHIFT;
+    w->span_end = w->span_start + rmig_span_bytes(span);
+}
+
+/* Whether what is held back should leave rather than grow */
+static bool is_ripe(const RMigWriter *w)
+{
+    uint64_t held = w->batch_bytes + w->run_bytes;
+
+    return w->batches_in_flight == 0 ? held >= IDLE_BYTES :
+           held >= w->wire_max / BATCHES_ON_WIRE;
+}
+
+/* A batch that could not grow: it may be the queue that is shorter */
+static bool is_full(const RMigWriter *w)
+{
+    return batched(w) == RMIG_WRITER_BATCH ||
+           (batched(w) > 0 && batched(w) >= rmig_verbs_write_room(w->verbs));
+}
+
+bool rmig_writer_add(RMigWriter *w, uint64_t offset, uint64_t len,
+                     GError **err)
+{
+    if (w->run_bytes > 0 && offset == w->run_offset + w->run_bytes &&
+        w->run_bytes + len <= RUN_MAX_BYTES) {
+        w->run_bytes += len;
+    } else {
+        end_run(w);
+        if (is_full(w) && !post_batch(w, err)) {
             return false;
         }
+        w->run_offset = offset;
+        w->run_bytes = len;
     }
-    w->block = block;
-    w->mr = mr;
-    w->rkey = rkey;
-    w->run_offset = offset;
-    w->run_bytes = len;
-    return true;
+    /* It may just have filled the queue: then it leaves when there is room */
+    return !is_ripe(w) || !has_slots(w) || rmig_writer_flush(w, err);
 }
 
 bool rmig_writer_flush(RMigWriter *w, GError **err)
 {
-    return w->run_bytes == 0 || post_run(w, true, err);
+    if (batched(w) == RMIG_WRITER_BATCH && !post_batch(w, err)) {
+        return false;
+    }
+    end_run(w);
+    return !w->batch || post_batch(w, err);
+}
+
+bool rmig_writer_leave(RMigWriter *w, GError **err)
+{
+    if (!rmig_writer_flush(w, err)) {
+        return false;
+    }
+    if (w->span) {
+        w->span->pins--;
+        w->span = NULL;
+    }
+    return true;
 }

@@ -47,7 +47,8 @@ class Load:
 
     def vm_options(self, no_copy: bool) -> Dict[str, Any]:
         """For VmPair."""
-        return {"private_ram": self.private, "extra": self._extra(no_copy)}
+        return {"private_ram": self.private, "used_ram": not self.private,
+                "extra": self._extra(no_copy)}
 
     def _extra(self, no_copy: bool) -> List[str]:
         args = ["-name", "debug-threads=on"]

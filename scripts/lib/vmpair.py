@@ -90,14 +90,16 @@ class Vm:
                  work: pathlib.Path, *, machine: str = "pc",
                  extra: Sequence[str] = (), wrapper: Sequence[str] = (),
                  env: Optional[Dict[str, str]] = None,
-                 private_ram: bool = False) -> None:
+                 private_ram: bool = False, used_ram: bool = False) -> None:
         """@private_ram: anonymous memory, where a page that was never touched
-        costs nothing; it cannot be seen from outside."""
+        costs nothing; it cannot be seen from outside.
+        @used_ram: every page is mapped, as of a guest that has used it."""
         found = shutil.which(qemu)
         if found is None:
             raise VmError(f"{qemu}: no such program")
         self.name = name
         self.ram_bytes = workload.memory_mib << 20
+        self._used_ram = used_ram
         self.ram_fd = (-1 if private_ram
                        else create_ram(f"rmig-{name}", self.ram_bytes))
         self.serial, self._serial_child = socket.socketpair()
@@ -126,6 +128,8 @@ class Vm:
         else:
             backend = (f"memory-backend-file,{backend},share=on,"
                        f"mem-path=/proc/self/fd/{self.ram_fd}")
+        if self._used_ram:
+            backend += ",prealloc=on"
         return ["-name", f"rmig-{self.name}", "-nodefaults",
                 "-no-user-config", "-display", "none",
                 *self._firmware_args(), "-accel", "tcg",
@@ -299,10 +303,12 @@ class VmPair:
     def __init__(self, source_qemu: str, destination_qemu: str = "",
                  workload: Workload = Workload(), **options: Any) -> None:
         """@options go to both Vms: machine, extra, wrapper, env,
-        private_ram."""
+        private_ram; used_ram only to the source."""
         self.workload = workload
         self.console = Console()
         self._destination_qemu = destination_qemu or source_qemu
+        source_only = {name: options.pop(name) for name in ("used_ram",)
+                       if name in options}
         self._options = options
         self._temporary = tempfile.TemporaryDirectory(prefix="rmig-vm-")
         self.work = pathlib.Path(self._temporary.name)
@@ -312,14 +318,15 @@ class VmPair:
         self._destinations = 0
         try:
             write_image(self.work / "guest.img", workload)
-            self.source = self._new_vm("source", source_qemu)
+            self.source = self._new_vm("source", source_qemu, **source_only)
         except BaseException:
             self.close()
             raise
         self.destination: Optional[Vm] = None
 
-    def _new_vm(self, name: str, qemu: str) -> Vm:
-        vm = Vm(name, qemu, self.workload, self.work, **self._options)
+    def _new_vm(self, name: str, qemu: str, **options: Any) -> Vm:
+        vm = Vm(name, qemu, self.workload, self.work, **self._options,
+                **options)
         self._vms.append(vm)
         self._reader.add(vm.serial)
         return vm

@@ -60,17 +60,18 @@ class Bench(unittest.TestCase):
         self.assertTrue(run["verified"])
         self.assertEqual(run["pins_all"], pin_all)
         self.assertEqual(first["pages"], RAM // 4096)
-        # Control messages come on top
-        self.assertAlmostEqual(first["bytes"], data, delta=2 * MIB)
+        # Control messages come on top, and small holes of zeros are written
+        holes = RAM / 4 if fill == "half-zero" else 0
+        self.assertGreater(first["bytes"], data - 2 * MIB)
+        self.assertLess(first["bytes"], data + holes + 2 * MIB)
         for dirty in (second, last):
             self.assertAlmostEqual(dirty["pages"] * 4096, RAM / 20,
                                    delta=MIB / 2)
             self.assertAlmostEqual(dirty["bytes"], RAM / 20, delta=MIB)
         self.assertLessEqual(sum(r["seconds"] for r in run["rounds"]),
                              run["seconds"])
-        self.assertGreaterEqual(run["dest_zero_bytes"],
-                                0 if run["counters_dest"]["skipped_pages"]
-                                else RAM - data - 2 * MIB)
+        # What was never touched at the destination is not cleared either
+        self.assertLessEqual(run["dest_zero_bytes"], 2 * RAM - data)
         self.assertGreater(run["stream_gbit_per_s"], 0)
         for key in COUNTS:
             self.assertGreater(run[key], 0, key)

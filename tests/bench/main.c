@@ -106,7 +106,8 @@ static pid_t start(Child *child, const char *name)
     pid_t parent = getpid();
     int fds[2];
 
-    if (pipe(fds) != 0 || (child->pid = fork()) < 0) {
+    child->pid = pipe(fds) == 0 ? fork() : -1;
+    if (child->pid < 0) {
         fail("no new process: %m");
     }
     child->fd = fds[child->pid == 0];

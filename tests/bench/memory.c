@@ -77,7 +77,7 @@ void memory_map(void)
         left -= b->length;
         if (b->length > 0 &&
             (mprotect(b->host, b->length, PROT_READ | PROT_WRITE) != 0 ||
-             /* As QEMU has it; and the kernel merges it with no other mapping */
+             /* As in QEMU; and the kernel merges it with no other mapping */
              madvise(b->host, b->length, MADV_DONTDUMP) != 0)) {
             fail("no memory for the RAM: %m");
         }

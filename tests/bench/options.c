@@ -31,7 +31,7 @@ static const GOptionEntry entries[] = {
       "random (default), half-zero, zero:P% (with that much data), untouched",
       "WHAT" },
     { "sparse", 0, 0, G_OPTION_ARG_NONE, &bench.sparse,
-      "RAM is never touched, what is zero is made up; verbsim --no-copy", NULL },
+      "RAM is never touched, zeros are made up; for verbsim --no-copy", NULL },
     { "rounds", 0, 0, G_OPTION_ARG_INT, &bench.rounds,
       "rounds after the first; the last has the guest stopped", "N" },
     { "dirty", 0, 0, G_OPTION_ARG_STRING, &text.dirty,

@@ -288,18 +288,12 @@ static int req_notify_cq(struct ibv_cq *ibcq, int solicited_only)
     return 0;
 }
 
-static int post_send(struct ibv_qp *ibqp, struct ibv_send_wr *wr,
-                     struct ibv_send_wr **bad)
+/* Returns 0 or an errno, and then nothing was posted */
+static int post_one(FuzzQp *qp, const struct ibv_send_wr *wr)
 {
-    FuzzQp *qp = as_qp(ibqp);
     FuzzWr *made;
 
-    g_assert(wr->next == NULL && wr->num_sge <= 1 && qp->alive);
-    *bad = wr;
-    if (qp->qp.state != IBV_QPS_RTS && qp->qp.state != IBV_QPS_ERR) {
-        errno = EINVAL;
-        return errno;
-    }
+    g_assert(wr->num_sge <= 1);
     if (qp->slots_used >= qp->attr.cap.max_send_wr) {
         fuzz_die("a send queue of %u entries overflows",
                  qp->attr.cap.max_send_wr);
@@ -326,10 +320,30 @@ static int post_send(struct ibv_qp *ibqp, struct ibv_send_wr *wr,
     if (fuzz_device.hooks.posted) {
         fuzz_device.hooks.posted(qp, made);
     }
+    return 0;
+}
+
+/* A chain: what stands before the one that is refused is posted */
+static int post_send(struct ibv_qp *ibqp, struct ibv_send_wr *wr,
+                     struct ibv_send_wr **bad)
+{
+    FuzzQp *qp = as_qp(ibqp);
+    int ret = 0;
+
+    g_assert(qp->alive);
+    *bad = wr;
+    if (qp->qp.state != IBV_QPS_RTS && qp->qp.state != IBV_QPS_ERR) {
+        errno = EINVAL;
+        return errno;
+    }
+    for (; wr && ret == 0; wr = wr->next) {
+        *bad = wr;
+        ret = post_one(qp, wr);
+    }
     if (qp->qp.state == IBV_QPS_ERR) {
         fuzz_qp_break(qp);
     }
-    return 0;
+    return ret;
 }
 
 static int post_recv(struct ibv_qp *ibqp, struct ibv_recv_wr *wr,
@@ -521,6 +535,26 @@ FuzzMr *fuzz_device_find_mr(uint32_t rkey)
     return NULL;
 }
 
+uint64_t fuzz_device_pinned_bytes(void)
+{
+    uint64_t sum = 0;
+
+    for (guint i = 0; i < fuzz_device.mrs->len; i++) {
+        sum += ((FuzzMr *)g_ptr_array_index(fuzz_device.mrs, i))->mr.length;
+    }
+    return sum;
+}
+
+static bool is_refused(void)
+{
+    if (!fuzz_device.refuse_every ||
+        ++fuzz_device.regs % fuzz_device.refuse_every != 0) {
+        return false;
+    }
+    errno = ENOMEM;
+    return true;
+}
+
 struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *addr, size_t length,
                           int access)
 {
@@ -532,7 +566,7 @@ struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *addr, size_t length,
     if (access & ~(IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE)) {
         fuzz_die("registering memory with access 0x%x", access);
     }
-    if (fuzz_fails("ibv_reg_mr")) {
+    if (fuzz_fails("ibv_reg_mr") || is_refused()) {
         return NULL;
     }
     mr = g_new0(FuzzMr, 1);

@@ -97,6 +97,9 @@ typedef struct FuzzDevice {
     int fail_errno;
     unsigned fail_skip;
     unsigned failed; /* calls so far */
+    /* Every so manieth registration of memory fails; 0: none does */
+    unsigned refuse_every;
+    unsigned regs; /* since then */
 } FuzzDevice;
 
 extern FuzzDevice fuzz_device;
@@ -114,6 +117,8 @@ void fuzz_device_cleanup(void);
 /* The last queue pair made; NULL without one */
 FuzzQp *fuzz_device_last_qp(void);
 FuzzMr *fuzz_device_find_mr(uint32_t rkey);
+/* Bytes that are registered now */
+uint64_t fuzz_device_pinned_bytes(void);
 
 /* The oldest send request is executed; false if there is none */
 bool fuzz_qp_execute(FuzzQp *qp);

@@ -7,7 +7,8 @@
  * the destination, which gets requests with private data from the schedule's
  * bytes (u8 host, u8 length, data), or the source, whose requests get replies
  * (u8 kind, i8 status, u8 length, data).  Bit 1: pin-all, bit 2: with a return
- * path.
+ * path, bit 3: extensions are not offered (or granted), bit 4: with a limit of
+ * what may be pinned.
  *
  * Whether a connection comes about, and with which flags, is decided here a
  * second time and compared.  What is refused is refused in words, to us and,
@@ -19,6 +20,10 @@
 
 #include "schedule.h"
 #include "wire.h"
+
+#define VERSION_1_ONLY 8
+#define LIMITED 16
+#define PIN_LIMIT (UINT64_C(64) << 20)
 
 /* The reply in use; as long as it says, so that ASan sees what is read */
 typedef struct Reply {
@@ -96,14 +101,62 @@ static bool is_acceptance(const Reply *r)
            is_version_1(r->data, r->len);
 }
 
+/* Version 1, these flags, and under BUDGET how many bytes may be pinned */
 static void check_said(const FuzzCmId *id, uint8_t flags)
 {
-    const uint8_t expected[8] = { 0, 0, 0, 1, 0, 0, 0, flags };
+    const uint8_t expected[16] = { 0, 0, 0, 1, 0, 0, 0, flags,
+                                   0, 0, 0, 16, 0, 0, 0, 0 };
+    bool budget = flags & RMIG_WIRE_FLAG_BUDGET;
+    uint64_t bytes = 0;
 
-    if (id->said_bytes != sizeof(expected) ||
-        memcmp(id->said, expected, sizeof(expected)) != 0) {
+    for (unsigned i = 16; i < 24; i++) {
+        bytes = bytes << 8 | id->said[i];
+    }
+    if (id->said_bytes != (budget ? 24 : 8) ||
+        memcmp(id->said, expected, budget ? 16 : 8) != 0) {
         fuzz_die("%u bytes of private data are sent that say something else",
                  id->said_bytes);
+    }
+    /* What is left beside the buffers, of which there are some MiB */
+    if (budget && (fuzz_schedule.choice & LIMITED) &&
+        (bytes >= PIN_LIMIT || bytes < PIN_LIMIT / 2)) {
+        fuzz_die("%" G_GUINT64_FORMAT " bytes may be pinned, is said",
+                 (guint64)bytes);
+    }
+}
+
+/* What we offer or grant besides pin-all */
+static uint8_t extensions(void)
+{
+    return fuzz_schedule.choice & VERSION_1_ONLY ? 0 :
+           RMIG_WIRE_FLAG_BATCH | RMIG_WIRE_FLAG_BUDGET;
+}
+
+static uint64_t pin_limit(void)
+{
+    return fuzz_schedule.choice & LIMITED ? PIN_LIMIT : 0;
+}
+
+/* What was asked for and said in @data, and nothing else */
+static void check_granted(bool pin_all, const uint8_t *data)
+{
+    bool pins_all = pin_all && (data[7] & RMIG_WIRE_FLAG_PIN_ALL);
+    uint8_t flags = data[7] & extensions();
+    uint64_t pin_bytes = 0;
+    RMigCounters counters;
+
+    rmig_source_counters(f.source, &counters);
+    if (rmig_source_pins_all(f.source) != pins_all ||
+        counters.pins_all != pins_all || counters.extensions != flags) {
+        fuzz_die("pin-all is %d, extensions are 0x%x", counters.pins_all,
+                 counters.extensions);
+    }
+    for (unsigned i = 16; (flags & RMIG_WIRE_FLAG_BUDGET) && i < 24; i++) {
+        pin_bytes = pin_bytes << 8 | data[i];
+    }
+    if (counters.peer_pin_limit != pin_bytes) {
+        fuzz_die("the destination's limit is taken for %" G_GUINT64_FORMAT,
+                 (guint64)counters.peer_pin_limit);
     }
 }
 
@@ -111,8 +164,11 @@ static void run_source(void)
 {
     bool pin_all = fuzz_schedule.choice & 2;
     bool return_path = fuzz_schedule.choice & 4;
-    RMigSourceConfig config = { .waiter = fuzz_waiter, .pin_all = pin_all,
-                                .return_path = return_path };
+    RMigSourceConfig config = {
+        .waiter = fuzz_waiter, .pin_all = pin_all, .return_path = return_path,
+        .pin_limit = pin_limit(),
+        .version_1_only = fuzz_schedule.choice & VERSION_1_ONLY,
+    };
     GError *err = NULL;
 
     f.source = rmig_source_new(&config, &err);
@@ -133,13 +189,9 @@ static void run_source(void)
             fuzz_die("a connection %s about", ok ? "comes" : "does not come");
         }
         if (ok) {
-            bool granted = pin_all && (f.reply[0].data[7] & 1);
-
-            if (rmig_source_pins_all(f.source) != granted) {
-                fuzz_die("pin-all is %sgranted", granted ? "" : "not ");
-            }
+            check_granted(pin_all, f.reply[0].data);
             for (guint i = 0; i < fuzz_device.ids->len; i++) {
-                check_said(fuzz_device.ids->pdata[i], pin_all);
+                check_said(fuzz_device.ids->pdata[i], pin_all | extensions());
             }
         }
         g_free(f.reply[0].data);
@@ -171,17 +223,20 @@ static void check_accepted(RMigAccepted accepted, const uint8_t *data)
     if (!id) {
         fuzz_die("an accepted connection is gone");
     }
-    /* The return path has what the main connection has */
+    /* The return path has what the main connection has, and no budget */
     if (accepted == RMIG_ACCEPTED_MAIN) {
-        check_said(id, data[7] & RMIG_WIRE_FLAG_PIN_ALL);
-    } else if (id->said[7] & ~data[7]) {
+        check_said(id, data[7] & (RMIG_WIRE_FLAG_PIN_ALL | extensions()));
+    } else if (id->said[7] & (~data[7] | RMIG_WIRE_FLAG_BUDGET)) {
         fuzz_die("a flag is granted that was not asked for");
     }
 }
 
 static void run_dest(void)
 {
-    RMigDestConfig config = { .waiter = fuzz_waiter, .ops = &ops };
+    RMigDestConfig config = {
+        .waiter = fuzz_waiter, .ops = &ops, .pin_limit = pin_limit(),
+        .version_1_only = fuzz_schedule.choice & VERSION_1_ONLY,
+    };
     bool have_main = false, have_back = false;
     uint8_t main_host = 0;
     GError *err = NULL;

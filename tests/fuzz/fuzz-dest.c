@@ -10,13 +10,17 @@
  * Promises that are checked besides the device's: guest RAM is never touched
  * by the core (it cannot be), but by the NIC, where the source asked for it,
  * and by zeroing, where the source asked for that; no message makes work for
- * more than all of RAM; keys that are given away are alive; there is one READY
- * for each message and one for the next; nothing but ERROR leaves after a
- * failure; once revoked, nobody can write.
+ * more than all of RAM; nothing is registered over the limit; a request has
+ * an answer of as many records, each with a key that is alive and opens just
+ * what the record named, or, if the source knows of refusals, with none; there
+ * is one READY for each message and a first one; nothing but ERROR leaves
+ * after a failure; once revoked, nobody can write.
  *
  * The last byte's bits (see schedule.h): 0 pin-all, 1 return path, 2 reading
  * does not wait, 3 the connection itself is part of the schedule, 4-5
- * FuzzEnding, 6-7 the RAM's layout.
+ * FuzzEnding, 6-7 the RAM's layout.  The first of the other choices: 0 the
+ * source asks for extensions, 1 but not for BUDGET, 2 the destination has none,
+ * 3 the RAM is anonymous, 4-5 the limit of what may be pinned.
  */
 #include <netinet/in.h>
 #include <stdlib.h>
@@ -56,6 +60,9 @@ static struct {
     /* What the source's messages ask for, of Range */
     GArray *registers;
     GArray *zeroes;
+    GQueue requests; /* of GBytes: REGISTER_REQUESTs without an answer */
+    uint8_t how;     /* the first of the other choices */
+    uint64_t pin_limit; /* 0: none */
     bool asked_for_blocks;
     uint64_t work_bytes; /* of one message */
     unsigned arrived, readies; /* on the main connection */
@@ -91,23 +98,27 @@ static void add_range(GArray *ranges, const FuzzBlock *block, uint64_t offset,
     g_array_append_val(ranges, range);
 }
 
-/* What a REGISTER covers, by the rules of docs/rdma.txt; our own arithmetic */
-static void expect_register(const RMigWireRegister *reg)
+/*
+ * What a REGISTER covers, by the rules of docs/rdma.txt; our own arithmetic.
+ * False if there is no such memory.
+ */
+static bool range_of(const RMigWireRegister *reg, Range *range)
 {
     const FuzzBlock *block = &f.blocks[reg->block % N_BLOCKS];
     unsigned __int128 first, bytes;
 
     if (reg->block >= N_BLOCKS || reg->key < block->offset ||
         reg->key - block->offset >= block->length) {
-        return;
+        return false;
     }
     first = (reg->key - block->offset) / FUZZ_MIB * FUZZ_MIB;
     bytes = ((unsigned __int128)reg->chunks + 1) * FUZZ_MIB;
     /* The last chunk may be short, but it must exist */
     if (first + bytes >= block->length + FUZZ_MIB) {
-        return;
+        return false;
     }
-    add_range(f.registers, block, first, MIN(bytes, block->length - first));
+    *range = (Range) { block, first, MIN(bytes, block->length - first) };
+    return true;
 }
 
 static void expect_zeroes(const RMigWireZeroRun *run)
@@ -128,16 +139,22 @@ static void arriving(FuzzQp *qp, const uint8_t *data, size_t bytes)
     RMigWireMessage msg;
     RMigWireRegister reg;
     RMigWireZeroRun run;
+    Range range;
 
     f.arrived += qp != f.back; /* perhaps before it has been accepted */
     if (qp != f.main || !rmig_wire_message_unpack(data, bytes, &msg, NULL)) {
         return;
     }
     f.asked_for_blocks |= msg.type == RMIG_WIRE_RAM_BLOCKS_REQUEST;
+    if (msg.type == RMIG_WIRE_REGISTER_REQUEST) {
+        g_queue_push_tail(&f.requests, g_bytes_new(data, bytes));
+    }
     for (uint32_t i = 0; i < msg.n_records; i++) {
         if (msg.type == RMIG_WIRE_REGISTER_REQUEST) {
             rmig_wire_register_unpack(&msg, i, &reg);
-            expect_register(&reg);
+            if (range_of(&reg, &range)) {
+                g_array_append_val(f.registers, range);
+            }
         } else if (msg.type == RMIG_WIRE_COMPRESS) {
             rmig_wire_zero_run_unpack(&msg, i, &run);
             expect_zeroes(&run);
@@ -145,14 +162,18 @@ static void arriving(FuzzQp *qp, const uint8_t *data, size_t bytes)
     }
 }
 
+/* @part: or only part of what was */
 static bool was_asked_for(const GArray *ranges, const void *host,
-                          uint64_t bytes)
+                          uint64_t bytes, bool part)
 {
     for (guint i = ranges->len; i-- > 0; ) {
         const Range *range = &g_array_index(ranges, Range, i);
+        uintptr_t start = (uintptr_t)range->block->host + range->offset;
+        uintptr_t at = (uintptr_t)host;
 
-        if (range->bytes == bytes &&
-            range->block->host + range->offset == (const uint8_t *)host) {
+        if (part ? at >= start && at - start <= range->bytes &&
+            bytes <= range->bytes - (at - start) :
+            range->bytes == bytes && at == start) {
             return true;
         }
     }
@@ -175,18 +196,25 @@ static void count_work(uint64_t bytes)
 
 /* ---- hooks of the device ---- */
 
-static bool pins_all(void)
+/* Flags that were granted on the main connection */
+static uint8_t granted(void)
 {
     FuzzCmId *id = NULL;
 
     for (guint i = 0; i < fuzz_device.ids->len; i++) {
         id = g_ptr_array_index(fuzz_device.ids, i);
         if (id->qp == f.main && id->qp) {
-            return id->said_bytes >= RMIG_WIRE_PRIVATE_BYTES &&
-                   (id->said[7] & RMIG_WIRE_FLAG_PIN_ALL);
+            return id->said_bytes >= RMIG_WIRE_PRIVATE_BYTES ? id->said[7] : 0;
         }
     }
-    return false;
+    return 0;
+}
+
+/* Before the first page, as in version 1 */
+static bool pins_all(void)
+{
+    return (granted() & (RMIG_WIRE_FLAG_PIN_ALL | RMIG_WIRE_FLAG_BATCH)) ==
+           RMIG_WIRE_FLAG_PIN_ALL;
 }
 
 static void registered(const FuzzMr *mr)
@@ -213,33 +241,74 @@ static void registered(const FuzzMr *mr)
         mr->mr.length == block->length) {
         return;
     }
-    if (!was_asked_for(f.registers, mr->mr.addr, mr->mr.length)) {
+    if (f.pin_limit && fuzz_device_pinned_bytes() > f.pin_limit) {
+        fuzz_die("%" G_GUINT64_FORMAT " bytes are registered",
+                 (guint64)fuzz_device_pinned_bytes());
+    }
+    if (!was_asked_for(f.registers, mr->mr.addr, mr->mr.length, false)) {
         fuzz_die("%zu bytes at %td of RAM block %s are registered unasked",
                  mr->mr.length, (uint8_t *)mr->mr.addr - block->host,
                  block->name);
     }
 }
 
+/* @alone: no other record of the same message can have replaced the region */
+static void check_result(const RMigWireResult *result, const Range *range,
+                         bool alone)
+{
+    FuzzMr *mr = fuzz_device_find_mr(result->rkey);
+
+    if (result->host_addr != (uintptr_t)range->block->host) {
+        fuzz_die("the answer names another block");
+    }
+    if (result->rkey == 0) {
+        if (!(granted() & RMIG_WIRE_FLAG_BATCH)) {
+            fuzz_die("a source that knows of no refusal is refused");
+        }
+        return;
+    }
+    if (!mr && !alone) {
+        return;
+    }
+    if (!mr || !(mr->access & IBV_ACCESS_REMOTE_WRITE) ||
+        mr->mr.addr != range->block->host + range->offset ||
+        mr->mr.length != range->bytes) {
+        fuzz_die("key 0x%x is given away, which leads elsewhere",
+                 result->rkey);
+    }
+}
+
 static void check_results(const FuzzWr *wr)
 {
-    RMigWireMessage msg;
-    RMigWireResult result;
+    g_autoptr(GBytes) request = NULL;
+    RMigWireMessage msg, asked;
+    gsize bytes;
+    const uint8_t *data;
 
     if (!rmig_wire_message_unpack(wr->addr, wr->bytes, &msg, NULL) ||
         msg.type != RMIG_WIRE_REGISTER_RESULT) {
         return;
     }
+    request = g_queue_pop_head(&f.requests);
+    if (!request) {
+        fuzz_die("an answer to nothing");
+    }
+    data = g_bytes_get_data(request, &bytes);
+    if (!rmig_wire_message_unpack(data, bytes, &asked, NULL) ||
+        asked.n_records != msg.n_records) {
+        fuzz_die("a request is answered with %u records", msg.n_records);
+    }
     for (uint32_t i = 0; i < msg.n_records; i++) {
-        FuzzMr *mr;
+        RMigWireRegister reg;
+        RMigWireResult result;
+        Range range;
 
+        rmig_wire_register_unpack(&asked, i, &reg);
         rmig_wire_result_unpack(&msg, i, &result);
-        mr = fuzz_device_find_mr(result.rkey);
-        /* Another record of the same message may have replaced it */
-        if (!mr ? msg.n_records == 1 :
-            !(mr->access & IBV_ACCESS_REMOTE_WRITE)) {
-            fuzz_die("key 0x%x is given away, which leads nowhere",
-                     result.rkey);
+        if (!range_of(&reg, &range)) {
+            fuzz_die("memory that does not exist is registered");
         }
+        check_result(&result, &range, msg.n_records == 1);
     }
 }
 
@@ -282,6 +351,9 @@ static bool list_blocks(void *opaque, GError **err)
                                  b->length, err)) {
             return false;
         }
+        rmig_dest_hint_block(f.dest, b->offset, &(RMigBlockHints) {
+            .anonymous = f.how & 8,
+        });
     }
     return true;
 }
@@ -290,7 +362,7 @@ static void zero(void *opaque, void *host, uint64_t len)
 {
     (void)opaque;
     count_work(len);
-    if (!was_asked_for(f.zeroes, host, len)) {
+    if (!was_asked_for(f.zeroes, host, len, true)) {
         fuzz_die("%" G_GUINT64_FORMAT " bytes at %p are zeroed unasked",
                  (guint64)len, host);
     }
@@ -573,10 +645,19 @@ static void try_again(void)
 static bool listen_and_accept(uint8_t choice)
 {
     static const struct sockaddr_in addr = { .sin_family = AF_INET };
-    static const uint8_t asks[2][8] = {
-        { 0, 0, 0, 1, 0, 0, 0, 0 }, { 0, 0, 0, 1, 0, 0, 0, 1 },
+    RMigDestConfig config = {
+        .waiter = fuzz_waiter, .ops = &ops,
+        .pin_limit = f.pin_limit, .version_1_only = f.how & 4,
     };
-    RMigDestConfig config = { .waiter = fuzz_waiter, .ops = &ops };
+    RMigWirePrivate ask = {
+        .version = RMIG_WIRE_VERSION,
+        .flags = (choice & 1 ? RMIG_WIRE_FLAG_PIN_ALL : 0) |
+                 (f.how & 1 ? RMIG_WIRE_FLAG_BATCH : 0) |
+                 ((f.how & 3) == 1 ? RMIG_WIRE_FLAG_BUDGET : 0),
+        .pin_bytes = UINT64_MAX,
+    };
+    uint8_t asks[RMIG_WIRE_PRIVATE_MAX_BYTES];
+    uint8_t bytes = rmig_wire_private_pack(asks, &ask);
     RMigAccepted accepted = RMIG_ACCEPTED_NOTHING;
     GError *err = NULL;
 
@@ -585,7 +666,7 @@ static bool listen_and_accept(uint8_t choice)
         return false;
     }
     fuzz_schedule.gentle = !(choice & 8);
-    fuzz_cm_request(asks[choice & 1], 8, 1);
+    fuzz_cm_request(asks, bytes, 1);
     accepted = take_request();
     /* A hostile connection may take it, another may follow */
     for (unsigned i = 0; i < 4 && accepted != RMIG_ACCEPTED_MAIN; i++) {
@@ -595,7 +676,7 @@ static bool listen_and_accept(uint8_t choice)
         }
     }
     if (accepted == RMIG_ACCEPTED_MAIN && (choice & 2)) {
-        fuzz_cm_request(asks[choice & 1], 8, 1);
+        fuzz_cm_request(asks, bytes, 1);
         take_requests();
     }
     fuzz_schedule.gentle = false;
@@ -607,6 +688,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const FuzzHooks hooks = {
         .registered = registered, .posted = posted, .executed = executed,
     };
+    static const uint64_t limits[] = { 0, 16, 8, 11 };
     static bool ready;
 
     if (!ready) {
@@ -619,9 +701,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memset(&f, 0, sizeof(f));
     f.registers = g_array_new(false, false, sizeof(Range));
     f.zeroes = g_array_new(false, false, sizeof(Range));
+    g_queue_init(&f.requests);
     fuzz_schedule.ending = fuzz_schedule.choice >> 4 & 3;
     f.blocks = layouts[fuzz_schedule.choice >> 6];
     f.wait = !(fuzz_schedule.choice & 4);
+    f.how = fuzz_choose();
+    f.pin_limit = limits[f.how >> 4 & 3] * FUZZ_MIB;
     if (listen_and_accept(fuzz_schedule.choice)) {
         read_stream();
         if (f.failed) {
@@ -635,6 +720,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     rmig_dest_free(f.dest);
     g_array_unref(f.registers);
     g_array_unref(f.zeroes);
+    g_queue_clear_full(&f.requests, (GDestroyNotify)g_bytes_unref);
     fuzz_device_cleanup();
     return 0;
 }

@@ -8,28 +8,33 @@
  *
  * Promises that are checked besides the device's: guest RAM is only read, and
  * only inside of its blocks; a write takes pages that were handed over to
- * where the destination said, with a key that it gave; zero runs name pages
- * that were handed over and are zero; nothing is registered for the peer, nor
- * more than a span; a round that succeeds has brought every page; nothing but
- * ERROR leaves after a failure; with an honest destination nothing fails.
+ * where the destination said, with the key that it gave for that chunk and has
+ * not been told to forget; zero runs name pages that were handed over and are
+ * zero; nothing is registered for the peer, and never more here than the own
+ * limit nor there than was announced; what is let go there was registered, and
+ * no write into it is on its way; there is one record a message unless more
+ * were granted; no message leaves without the READYs that it needs; a round
+ * that succeeds has brought every page; nothing but ERROR leaves after a failure; with an honest destination, which may refuse what it
+ * has no room for, nothing fails.
  *
  * The last byte's bits (see schedule.h): 0 pin-all, 1 return path, 2 pin-all
  * is not granted, 3 the connection itself is part of the schedule, 4-5
- * FuzzEnding, 6 no zero detection.  The other choices: see Face.
+ * FuzzEnding, 6 no zero detection, 7 extensions: then the first two of the
+ * other choices are read by choose_extensions().  The rest: see Face.
  */
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "blocks.h"
+#include "mirror.h"
 #include "peer.h"
 #include "ram.h"
 #include "schedule.h"
 
-#define N_BLOCKS 4
+#define N_BLOCKS FUZZ_MIRROR_BLOCKS
 #define PAGES_MAX (16 * FUZZ_MIB / FUZZ_PAGE)
-/* What the source registers together at the most; bytes */
-#define SPAN_MAX (8 * FUZZ_MIB)
+#define PRIVATE_BYTES RMIG_WIRE_PRIVATE_MAX_BYTES
 
 /* What the face does: a byte's low three bits, and bytes behind it */
 typedef enum Face {
@@ -46,6 +51,7 @@ typedef enum Face {
 typedef enum Page {
     PAGE_IDLE,
     PAGE_DATA,  /* handed over */
+    PAGE_POSTED,
     PAGE_WRITTEN,
     PAGE_ZERO,  /* handed over */
     PAGE_NAMED,
@@ -70,10 +76,17 @@ static struct {
     RMigSource *source;
     FuzzQp *main, *back;
     bool failed;
-    bool pinned;
+    bool pinned; /* before the first page, as in version 1 */
+    bool batch;
+    uint64_t pin_limit;  /* of the source; 0: none */
+    uint8_t private_data[PRIVATE_BYTES]; /* of the destination's answer */
+    uint8_t private_bytes;
     bool round_open; /* pages were handed over */
     uint8_t page[N_BLOCKS][PAGES_MAX]; /* of Page */
-    bool asked[N_BLOCKS][16]; /* by chunk: REGISTER was sent */
+    FuzzMirror mirror;
+    /* What the source is told about its dirty pages, if it is told anything */
+    bool hinted;
+    unsigned long dirty[N_BLOCKS][PAGES_MAX / 64];
     GHashTable *keys;  /* that the destination gave, whatever for */
     GArray *said;      /* of Said: every table of blocks that it sent */
     FuzzPeer peer;
@@ -112,14 +125,22 @@ static void arriving(FuzzQp *qp, const uint8_t *data, size_t bytes)
 {
     RMigWireMessage msg;
 
-    if (qp != f.main || !rmig_wire_message_unpack(data, bytes, &msg, NULL)) {
+    /* READY comes perhaps before the connection has been made */
+    if (qp != fuzz_device.qps->pdata[0] ||
+        !rmig_wire_message_unpack(data, bytes, &msg, NULL)) {
         return;
     }
+    f.mirror.readies += msg.type == RMIG_WIRE_READY;
     if (msg.type == RMIG_WIRE_REGISTER_RESULT) {
-        RMigWireResult result;
+        for (uint32_t i = 0; i < msg.n_records; i++) {
+            RMigWireResult result;
 
-        rmig_wire_result_unpack(&msg, 0, &result);
-        g_hash_table_add(f.keys, GUINT_TO_POINTER(result.rkey));
+            rmig_wire_result_unpack(&msg, i, &result);
+            g_hash_table_add(f.keys, GUINT_TO_POINTER(result.rkey));
+        }
+        fuzz_mirror_take_results(&f.mirror, &msg);
+    } else if (msg.type == RMIG_WIRE_UNREGISTER_FINISHED) {
+        fuzz_mirror_take_released(&f.mirror);
     } else if (msg.type == RMIG_WIRE_RAM_BLOCKS_RESULT &&
                msg.n_records == N_BLOCKS) {
         Said said;
@@ -176,9 +197,17 @@ static void registered(const FuzzMr *mr)
                                     mr->mr.length)) {
         fuzz_die("memory around a RAM block is registered");
     }
-    if (block && mr->mr.length > SPAN_MAX &&
-        !(f.pinned && mr->mr.length == block->length)) {
-        fuzz_die("%zu bytes of RAM are registered at once", mr->mr.length);
+    if (block &&
+        (((uint8_t *)mr->mr.addr - block->host) % FUZZ_MIB != 0 ||
+         (mr->mr.length % FUZZ_MIB != 0 &&
+          (uint8_t *)mr->mr.addr + mr->mr.length !=
+          block->host + block->length))) {
+        fuzz_die("what is registered are no chunks");
+    }
+    if (f.pin_limit && !f.pinned &&
+        fuzz_device_pinned_bytes() > f.pin_limit) {
+        fuzz_die("%" G_GUINT64_FORMAT " bytes are registered",
+                 (guint64)fuzz_device_pinned_bytes());
     }
 }
 
@@ -200,23 +229,28 @@ static void check_write(const FuzzWr *wr)
                  wr->rkey);
     }
     for (uint64_t at = offset; at < offset + wr->bytes; at += FUZZ_PAGE) {
-        if (f.page[index_of(block)][at / FUZZ_PAGE] != PAGE_DATA) {
+        uint8_t *page = &f.page[index_of(block)][at / FUZZ_PAGE];
+
+        /* Zeros between data may be written, too */
+        if (*page != PAGE_DATA && *page != PAGE_ZERO) {
             fuzz_die("page %" G_GUINT64_FORMAT " of %s is written, but was "
                      "not handed over", (guint64)(at / FUZZ_PAGE),
                      block->name);
         }
-        if (!f.pinned && !f.asked[index_of(block)][at / FUZZ_MIB]) {
-            fuzz_die("a write without a registration");
+        *page = PAGE_POSTED;
+        if (!f.pinned) {
+            fuzz_mirror_check_write(&f.mirror, index_of(block), at / FUZZ_MIB,
+                                    wr->rkey);
         }
     }
 }
 
-static void check_zero_run(const RMigWireMessage *msg)
+static void check_zero_run(const RMigWireMessage *msg, uint32_t i)
 {
     const FuzzBlock *block;
     RMigWireZeroRun run;
 
-    rmig_wire_zero_run_unpack(msg, 0, &run);
+    rmig_wire_zero_run_unpack(msg, i, &run);
     block = &blocks[run.block % N_BLOCKS];
     run.offset = offset_in(run.block % N_BLOCKS, run.offset);
     if (run.block >= N_BLOCKS || run.length > block->length - run.offset) {
@@ -232,21 +266,38 @@ static void check_zero_run(const RMigWireMessage *msg)
     }
 }
 
-static void check_register(const RMigWireMessage *msg)
+/* No write into it is on its way */
+static void check_unused(const FuzzQp *qp, const RMigWireRegister *reg)
 {
-    RMigWireRegister reg;
-    uint64_t chunk;
+    const uint8_t *first = blocks[reg->block].host + reg->key * FUZZ_MIB;
 
-    rmig_wire_register_unpack(msg, 0, &reg);
-    if (reg.block >= N_BLOCKS || msg->n_records != 1) {
-        fuzz_die("a stock destination cannot answer this REGISTER");
-    }
-    chunk = offset_in(reg.block, reg.key) / FUZZ_MIB;
-    for (uint64_t c = chunk; c <= chunk + reg.chunks; c++) {
-        if (c * FUZZ_MIB >= blocks[reg.block].length) {
-            fuzz_die("a chunk is asked for that does not exist");
+    for (GList *l = qp->sends.head; l; l = l->next) {
+        const FuzzWr *wr = l->data;
+
+        if (wr->opcode == IBV_WR_RDMA_WRITE && wr->bytes &&
+            wr->addr < first + (reg->chunks + 1) * FUZZ_MIB &&
+            wr->addr + wr->bytes > first) {
+            fuzz_die("memory is let go while a write into it is on its way");
         }
-        f.asked[reg.block][c] = true;
+    }
+}
+
+static void check_registers(const FuzzQp *qp, const RMigWireMessage *msg)
+{
+    for (uint32_t i = 0; i < msg->n_records; i++) {
+        RMigWireRegister reg;
+
+        rmig_wire_register_unpack(msg, i, &reg);
+        if (reg.block >= N_BLOCKS) {
+            fuzz_die("there is no block %u", reg.block);
+        }
+        if (msg->type == RMIG_WIRE_REGISTER_REQUEST) {
+            reg.key = offset_in(reg.block, reg.key) / FUZZ_MIB;
+            fuzz_mirror_ask(&f.mirror, &reg);
+        } else {
+            fuzz_mirror_release(&f.mirror, &reg);
+            check_unused(qp, &reg);
+        }
     }
 }
 
@@ -275,30 +326,31 @@ static void posted(FuzzQp *qp, const FuzzWr *wr)
     if (!rmig_wire_message_unpack(wr->addr, wr->bytes, &msg, NULL)) {
         return; /* fuzz_check_posted() has died of it */
     }
-    switch (msg.type) {
-    case RMIG_WIRE_COMPRESS:
-        check_zero_run(&msg);
-        break;
-    case RMIG_WIRE_REGISTER_REQUEST:
-        check_register(&msg);
-        break;
-    case RMIG_WIRE_REGISTER_FINISHED:
+    if (qp == f.main) {
+        fuzz_mirror_command(&f.mirror, msg.type, f.batch);
+    }
+    if (msg.n_records > 1 && !f.batch) {
+        fuzz_die("a stock destination cannot answer many records");
+    }
+    if (msg.type == RMIG_WIRE_REGISTER_FINISHED) {
         check_finished(qp);
-        break;
-    default:
-        break;
+    }
+    if (msg.type == RMIG_WIRE_REGISTER_REQUEST ||
+        msg.type == RMIG_WIRE_UNREGISTER_REQUEST) {
+        check_registers(qp, &msg);
+    }
+    for (uint32_t i = 0; msg.type == RMIG_WIRE_COMPRESS && i < msg.n_records;
+         i++) {
+        check_zero_run(&msg, i);
     }
 }
 
 static const void *reply(int *type, int *status, uint8_t *len)
 {
-    static uint8_t grants[8] = { 0, 0, 0, 1, 0, 0, 0, 0 };
-
     (void)type;
     (void)status;
-    grants[7] = fuzz_schedule.choice & 4 ? 0 : 1;
-    *len = sizeof(grants);
-    return grants;
+    *len = f.private_bytes;
+    return f.private_data;
 }
 
 /* ---- the schedule's view ---- */
@@ -403,6 +455,9 @@ static bool hand_over(unsigned block, uint64_t page, uint64_t n)
     memset(&f.page[block][page],
            expected == RMIG_PAGE_ZERO ? PAGE_ZERO : PAGE_DATA, n);
     f.round_open = true;
+    for (uint64_t i = page; i < page + n; i++) {
+        f.dirty[block][i / 64] &= ~(1ul << (i % 64));
+    }
     fuzz_schedule_call();
     kind = rmig_source_page(f.source, b->offset, page * FUZZ_PAGE,
                             n * FUZZ_PAGE, &err);
@@ -422,7 +477,8 @@ static bool finish(void)
     }
     for (unsigned i = 0; i < N_BLOCKS; i++) {
         for (uint64_t n = 0; n < blocks[i].length / FUZZ_PAGE; n++) {
-            if (f.page[i][n] == PAGE_DATA || f.page[i][n] == PAGE_ZERO) {
+            if (f.page[i][n] != PAGE_IDLE && f.page[i][n] != PAGE_WRITTEN &&
+                f.page[i][n] != PAGE_NAMED) {
                 fuzz_die("the round is over, but page %" G_GUINT64_FORMAT
                          " of %s was not sent", (guint64)n, blocks[i].name);
             }
@@ -549,10 +605,35 @@ static bool exchange(void)
                         "add")) {
             fuzz_die("a RAM block is refused");
         }
+        if (f.hinted) {
+            rmig_source_hint_block(f.source, blocks[i].offset,
+                                   &(RMigBlockHints) {
+                .dirty = f.dirty[i], .page_shift = 12,
+            });
+        }
     }
     fuzz_schedule_call();
     return check(rmig_source_exchange(f.source, &err), &err, "exchange",
                  f.main) && finish();
+}
+
+static void learn_granted(void)
+{
+    bool pins_all = rmig_source_pins_all(f.source);
+    RMigCounters counters;
+
+    if (pins_all && !(fuzz_schedule.choice & 1)) {
+        fuzz_die("pin-all is on, but was not asked for");
+    }
+    rmig_source_counters(f.source, &counters);
+    f.batch = counters.extensions & RMIG_EXTENSION_BATCH;
+    if (f.batch && !(f.private_data[7] & RMIG_WIRE_FLAG_BATCH)) {
+        fuzz_die("many records are sent, but that was not granted");
+    }
+    if (counters.extensions & RMIG_EXTENSION_BUDGET) {
+        f.mirror.limit_bytes = counters.peer_pin_limit;
+    }
+    f.pinned = pins_all && !f.batch;
 }
 
 static bool connect_both(void)
@@ -569,10 +650,7 @@ static bool connect_both(void)
     if (!ok) {
         return false;
     }
-    f.pinned = rmig_source_pins_all(f.source);
-    if (f.pinned && !(fuzz_schedule.choice & 1)) {
-        fuzz_die("pin-all is on, but was not asked for");
-    }
+    learn_granted();
     f.main = fuzz_device.qps->pdata[0];
     f.back = rmig_source_return_stream(f.source) ? fuzz_device_last_qp() :
                                                    NULL;
@@ -611,6 +689,7 @@ static void clean_up(void)
     g_array_unref(f.dirtied);
     g_hash_table_unref(f.keys);
     g_array_unref(f.said);
+    fuzz_mirror_cleanup(&f.mirror);
     fuzz_peer_cleanup(&f.peer);
 }
 
@@ -627,6 +706,48 @@ static void fill_ram(void)
             at[n * FUZZ_PAGE] = chunk % 4 == 1 ? 0 :
                                 chunk % 4 == 3 ? n % 5 != 0 :
                                 chunk % 4 == 2 ? n % 3 != 1 : 1;
+        }
+    }
+}
+
+/*
+ * Extensions, by two bytes.  The first: 0 not BATCH, 1 not BUDGET (neither: the
+ * source does not offer them), 2-3 what the destination can register, 4-5 what
+ * it announces, 6 the source's own limit, 7 the private data are the next 24
+ * choices.  The second: what the source is told about its dirty pages.
+ */
+static void choose_extensions(RMigSourceConfig *config)
+{
+    static const uint64_t capacities[] = { 0, 2, 3, 6 };
+    uint8_t how = fuzz_choose(), hints = fuzz_choose();
+    uint64_t capacity = capacities[how >> 2 & 3] * FUZZ_MIB;
+    uint64_t announced[] = { capacity ? capacity : UINT64_MAX, 4 * FUZZ_MIB,
+                             UINT64_MAX, 2 * FUZZ_MIB - 1 };
+    RMigWirePrivate granted = {
+        .version = RMIG_WIRE_VERSION,
+        .flags = f.private_data[7] | (how & 1 ? 0 : RMIG_WIRE_FLAG_BATCH) |
+                 (how & 2 ? 0 : RMIG_WIRE_FLAG_BUDGET),
+        .pin_bytes = announced[how >> 4 & 3],
+    };
+
+    f.private_bytes = rmig_wire_private_pack(f.private_data, &granted);
+    config->version_1_only = (how & 3) == 3;
+    config->pin_limit = f.pin_limit = how & 64 ? 13 * FUZZ_MIB : 0;
+    /* A source that knows of no refusal is told the truth, or has all */
+    f.peer.capacity = how & 1 ? 0 : capacity;
+    if (how & 128) {
+        fuzz_schedule.hostile = true;
+        for (unsigned i = 0; i < PRIVATE_BYTES; i++) {
+            f.private_data[i] = fuzz_choose();
+        }
+    }
+    /* Too little to begin with */
+    fuzz_schedule.hostile |= granted.pin_bytes < 2 * FUZZ_MIB && !(how & 2);
+    f.hinted = hints;
+    for (unsigned i = 0; i < N_BLOCKS; i++) {
+        for (unsigned n = 0; n < PAGES_MAX / 64; n++) {
+            /* By chunks of 256 pages, or in all of them */
+            f.dirty[i][n] = hints & 1 || (hints >> (n / 4 % 8) & 1) ? ~0ul : 0;
         }
     }
 }
@@ -648,11 +769,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_peer_init(&f.peer, blocks, N_BLOCKS);
     f.keys = g_hash_table_new(NULL, NULL);
     f.said = g_array_new(false, false, sizeof(Said));
+    fuzz_mirror_init(&f.mirror, blocks);
     f.dirtied = g_array_new(false, false, sizeof(uint8_t *));
     fuzz_schedule.ending = fuzz_schedule.choice >> 4 & 3;
     config.is_zero = fuzz_schedule.choice & 64 ? NULL : is_zero;
     config.pin_all = fuzz_schedule.choice & 1;
     config.return_path = fuzz_schedule.choice & 2;
+    f.private_data[3] = RMIG_WIRE_VERSION;
+    f.private_data[7] = fuzz_schedule.choice & 4 ? 0 : 1;
+    f.private_bytes = RMIG_WIRE_PRIVATE_BYTES;
+    if (fuzz_schedule.choice & 128) {
+        choose_extensions(&config);
+    }
     f.source = rmig_source_new(&config, &err);
     if (fuzz_check(f.source != NULL, &err, "new")) {
         if (connect_both()) {

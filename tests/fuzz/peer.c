@@ -67,6 +67,26 @@ static uint32_t lie_records(const FuzzPeer *p, uint8_t *data, uint32_t n,
     case FUZZ_LIE_COUNT:
         n = p->lie_value % RECORDS_MAX;
         break;
+    case FUZZ_LIE_MORE:
+        n = CLAMP((int64_t)n + (int8_t)p->lie_value, 0, RECORDS_MAX);
+        break;
+    case FUZZ_LIE_REFUSE:
+        for (uint32_t i = 0; i < n; i++) {
+            if (p->lie_value >> (i % 32) & 1) {
+                memset(data + i * each + key, 0, 4);
+            }
+        }
+        break;
+    case FUZZ_LIE_ORDER:
+        for (uint32_t i = 0; i < n / 2; i++) {
+            uint8_t *a = data + i * each, *b = data + (n - 1 - i) * each;
+            uint8_t t[RMIG_WIRE_BLOCK_BYTES];
+
+            memcpy(t, a, each);
+            memcpy(a, b, each);
+            memcpy(b, t, each);
+        }
+        break;
     default:
         break;
     }
@@ -77,7 +97,7 @@ static uint32_t lie_records(const FuzzPeer *p, uint8_t *data, uint32_t n,
 static void queue_answer(FuzzPeer *p, RMigWireType type, uint8_t *data,
                          uint32_t n, unsigned each)
 {
-    RMigWireHeader header = { .type = type, .repeat = n };
+    RMigWireHeader header = { .type = type, .repeat = MAX(n, 1) };
     g_autofree uint8_t *buf = NULL;
     unsigned times = p->lie == FUZZ_LIE_SILENT ? 0 :
                      p->lie == FUZZ_LIE_TWICE ? 2 : 1;
@@ -119,17 +139,72 @@ static void answer_blocks(FuzzPeer *p, uint8_t *data)
                  RMIG_WIRE_BLOCK_BYTES);
 }
 
+/* Chunks that exist are registered, or no longer */
+static void set_chunks(FuzzPeer *p, unsigned block, uint64_t first,
+                       uint64_t further, bool registered)
+{
+    for (uint64_t i = 0; i <= further && i < FUZZ_PEER_CHUNKS; i++) {
+        uint64_t c = first + i;
+
+        if (c < FUZZ_PEER_CHUNKS &&
+            c * FUZZ_MIB < p->blocks[block].length &&
+            p->registered[block][c] != registered) {
+            uint64_t bytes = MIN(FUZZ_MIB,
+                                 p->blocks[block].length - c * FUZZ_MIB);
+
+            p->registered[block][c] = registered;
+            p->used_bytes += registered ? bytes : -bytes;
+        }
+    }
+}
+
+/* The key of what a record asks for, 0: there is no room for it */
+static uint32_t register_record(FuzzPeer *p, const RMigWireRegister *reg)
+{
+    unsigned i = reg->block % p->n_blocks;
+    const FuzzBlock *block = &p->blocks[i];
+    /* Anywhere, if we have lied about the block's offset */
+    uint64_t first = (reg->key - block->remote_offset) / FUZZ_MIB;
+    uint64_t bytes = MIN((reg->chunks + 1) * FUZZ_MIB,
+                         block->length - first * FUZZ_MIB);
+
+    if (first >= FUZZ_PEER_CHUNKS) {
+        return new_key(p);
+    }
+    if (p->capacity && p->used_bytes + bytes > p->capacity) {
+        return 0;
+    }
+    set_chunks(p, i, first, reg->chunks, true);
+    return new_key(p);
+}
+
 static void answer_register(FuzzPeer *p, uint8_t *data,
                             const RMigWireMessage *msg)
 {
-    RMigWireRegister reg;
+    for (uint32_t i = 0; i < msg->n_records; i++) {
+        RMigWireRegister reg;
 
-    rmig_wire_register_unpack(msg, 0, &reg);
-    rmig_wire_result_pack(data, &(RMigWireResult) {
-        .rkey = new_key(p),
-        .host_addr = p->blocks[reg.block % p->n_blocks].remote_host,
-    });
-    queue_answer(p, RMIG_WIRE_REGISTER_RESULT, data, 1, RMIG_WIRE_RESULT_BYTES);
+        rmig_wire_register_unpack(msg, i, &reg);
+        rmig_wire_result_pack(data + i * RMIG_WIRE_RESULT_BYTES,
+                              &(RMigWireResult) {
+            .rkey = register_record(p, &reg),
+            .host_addr = p->blocks[reg.block % p->n_blocks].remote_host,
+        });
+    }
+    queue_answer(p, RMIG_WIRE_REGISTER_RESULT, data, msg->n_records,
+                 RMIG_WIRE_RESULT_BYTES);
+}
+
+static void answer_unregister(FuzzPeer *p, uint8_t *data,
+                              const RMigWireMessage *msg)
+{
+    for (uint32_t i = 0; i < msg->n_records; i++) {
+        RMigWireRegister reg;
+
+        rmig_wire_register_unpack(msg, i, &reg);
+        set_chunks(p, reg.block % p->n_blocks, reg.key, reg.chunks, false);
+    }
+    queue_answer(p, RMIG_WIRE_UNREGISTER_FINISHED, data, 0, 0);
 }
 
 static void answer_message(FuzzPeer *p, const RMigWireMessage *msg)
@@ -137,12 +212,16 @@ static void answer_message(FuzzPeer *p, const RMigWireMessage *msg)
     static uint8_t data[RECORDS_MAX * RMIG_WIRE_BLOCK_BYTES];
     int told = p->lie;
 
-    memset(data, 0, 2 * p->n_blocks * RMIG_WIRE_BLOCK_BYTES);
+    memset(data, 0, p->lie < 0 ? 2 * p->n_blocks * RMIG_WIRE_BLOCK_BYTES :
+                                 sizeof(data));
     if (msg->type == RMIG_WIRE_RAM_BLOCKS_REQUEST) {
         answer_blocks(p, data);
         p->lie = -1;
     } else if (msg->type == RMIG_WIRE_REGISTER_REQUEST) {
         answer_register(p, data, msg);
+        p->lie = -1;
+    } else if (msg->type == RMIG_WIRE_UNREGISTER_REQUEST) {
+        answer_unregister(p, data, msg);
         p->lie = -1;
     }
     if (told == FUZZ_LIE_NOT_READY) {

@@ -30,13 +30,26 @@ typedef enum FuzzLie {
     FUZZ_LIE_READY,   /* so many READYs come before it */
     FUZZ_LIE_ZERO,    /* its records are all zero */
     FUZZ_LIE_OFFSET,  /* of its first block, in the top half */
+    FUZZ_LIE_MORE,    /* so many records more, or fewer */
+    FUZZ_LIE_REFUSE,  /* keys of 0 where the value's bits are set */
+    FUZZ_LIE_ORDER,   /* its records are the other way round */
     FUZZ_LIES
 } FuzzLie;
+
+#define FUZZ_PEER_BLOCKS 4
+#define FUZZ_PEER_CHUNKS 16
 
 typedef struct FuzzPeer {
     const FuzzBlock *blocks;
     unsigned n_blocks;
-    bool pinned; /* pin-all was granted */
+    bool pinned; /* pin-all was granted, as in version 1 */
+    /*
+     * Bytes that it can register; what is more it refuses with a key of 0,
+     * which only a source that knows of refusals may be told.  0: any number
+     */
+    uint64_t capacity;
+    uint64_t used_bytes;
+    bool registered[FUZZ_PEER_BLOCKS][FUZZ_PEER_CHUNKS];
     GQueue answers; /* of GBytes, for the main connection */
     GQueue stream;  /* likewise for the return path */
     int lie;        /* of FuzzLie, or -1 */

@@ -32,6 +32,7 @@ static const char *const calls[] = {
     "rdma_connect", "rdma_establish", "rdma_accept", "rdma_bind_addr",
     "rdma_listen", "rdma_disconnect", "eventfd", "epoll_create1", "epoll_ctl",
     "timerfd_create", "timerfd_settime",
+    "open",
 };
 static const int errnos[] = {
     ENOMEM, EPERM, EINVAL, EIO, ENODEV, EAGAIN, EFAULT, EACCES,
@@ -325,6 +326,13 @@ static void do_freeze(FuzzQp *qp)
     fuzz_schedule.frozen = true;
 }
 
+static void do_refuse(FuzzQp *qp)
+{
+    (void)qp;
+    fuzz_device.refuse_every = fuzz_take8();
+    fuzz_device.regs = 0;
+}
+
 static const struct {
     void (*happen)(FuzzQp *qp);
     bool honest;
@@ -346,6 +354,7 @@ static const struct {
     [FUZZ_REQUEST] = { do_request, false },
     [FUZZ_LIE] = { do_lie, false },
     [FUZZ_FREEZE] = { do_freeze, false },
+    [FUZZ_REFUSE] = { do_refuse, false },
 };
 
 static void next_item(void)

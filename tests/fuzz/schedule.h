@@ -38,6 +38,7 @@ typedef enum FuzzOp {
     FUZZ_REQUEST,    /* u8 host, u8 length, private data: to the listener */
     FUZZ_LIE,        /* u8 kind, u32: about the next honest answer */
     FUZZ_FREEZE,     /* the device hangs: nothing completes or fails any more */
+    FUZZ_REFUSE,     /* u8: every so manieth registration fails from here on */
     FUZZ_OPS
 } FuzzOp;
 #define FUZZ_BACK 0x20 /* to the return path */

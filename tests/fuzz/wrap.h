@@ -19,6 +19,8 @@ int __real_eventfd(unsigned int count, int flags);
 int __real_epoll_create1(int flags);
 int __real_epoll_ctl(int epfd, int op, int fd, struct epoll_event *event);
 int __real_close(int fd);
+int __real_open(const char *path, int flags, ...);
+int __real_open64(const char *path, int flags, ...);
 int __real_poll(struct pollfd *pfds, nfds_t n, int timeout);
 int __wrap_eventfd(unsigned int count, int flags);
 int __wrap_epoll_create1(int flags);
@@ -27,6 +29,8 @@ int __wrap_timerfd_create(int clock, int flags);
 int __wrap_timerfd_settime(int fd, int flags, const struct itimerspec *value,
                            struct itimerspec *old);
 int __wrap_close(int fd);
+int __wrap_open(const char *path, int flags, ...);
+int __wrap_open64(const char *path, int flags, ...);
 int __wrap_poll(struct pollfd *pfds, nfds_t n, int timeout);
 
 #endif

@@ -112,6 +112,8 @@ NO_ERROR = ""
 GIVEN_UP = "closed the connection|gave up"
 LOST = ("closed the connection|disconnect|gave up|refused|retry|heartbeat|"
         "timed out|remote operation error|sibling indicated error")
+# A destination that can pin nothing refuses; the source then says what to do.
+REFUSED = f"cannot pin a single chunk|{LOST}"
 SILENT = "timed out|time-?out|retry|heartbeat|unreachable"
 CONNECT_LIMIT_S = 15            # nobody may answer at all
 
@@ -173,9 +175,9 @@ FAULTS: List[Fault] = [
     Fault("link down for 1 s", ANYTHING, "link down for 1s", ALWAYS,
           own=NO_ERROR, survives=True, limit_s=20),
     Fault("registration: ENOMEM", REGISTRATIONS, "fail ENOMEM", NO_REGISTER,
-          own="Cannot allocate memory", repeats=True),
+          own="Cannot allocate memory", peer=REFUSED, repeats=True),
     Fault("registration: EPERM", REGISTRATIONS, "fail EPERM", NO_REGISTER,
-          own="not permitted", repeats=True),
+          own="not permitted", peer=REFUSED, repeats=True),
     Fault("a message 2 s late", SENDS, "delay 2s", NO_SEND, own=NO_ERROR,
           survives=True, limit_s=20),
     Fault("CM event 2 s late", CM_EARLY, "delay 2s", NO_CM, own=NO_ERROR,

@@ -110,14 +110,55 @@ static void ask_peer(RMigLink *link)
 static bool watched_happens(RMigLink *link, bool due)
 {
     struct pollfd pfd = { .fd = link->watched_fd, .events = POLLIN };
+    int ms = link->in_step ? link->watched_wait_ms : 0;
 
     if (link->watched_fd < 0 ||
-        (!due && (link->watched_wait_ms == 0 ||
-                  poll(&pfd, 1, link->watched_wait_ms) <= 0))) {
+        (!due && (link->watched_wait_ms == 0 || poll(&pfd, 1, ms) <= 0))) {
         return false;
     }
     link->watched_ready(link->watched_opaque);
     return true;
+}
+
+/* Whether the peer makes use of its turn to say what it owes */
+static bool owes(RMigLink *link)
+{
+    return link->owes && link->owes(link);
+}
+
+/* One of the things that can happen next, which does; false: none can */
+static bool happen_at_random(RMigLink *link)
+{
+    unsigned ripe = fake_verbs_ripe(link->verbs, 0);
+    bool sends = link->answered < link->verbs->posts->len;
+    bool comes = !g_queue_is_empty(&link->script);
+    int what = g_test_rand_int_range(0, 4);
+
+    if (what == 3 && owes(link)) {
+        return true;
+    }
+    if (comes && (what == 0 || (ripe == 0 && !sends))) {
+        g_autoptr(GBytes) next = g_queue_pop_head(&link->script);
+        gsize len;
+        const void *data = g_bytes_get_data(next, &len);
+
+        fake_verbs_arrive(link->verbs, data, len);
+        return true;
+    }
+    if (ripe > 0 && (what == 1 || !sends)) {
+        unsigned keep = g_test_rand_int_range(0, ripe);
+        unsigned some = fake_verbs_ripe(link->verbs,
+                                        fake_verbs_pending(link->verbs) -
+                                        (ripe - keep));
+
+        fake_verbs_complete(link->verbs, some ? some : ripe);
+        return true;
+    }
+    if (sends) {
+        ask_peer(link);
+        return true;
+    }
+    return owes(link) || watched_happens(link, false);
 }
 
 /* Lets one thing happen; false if there is nothing left that could */
@@ -135,8 +176,14 @@ static bool happen(RMigLink *link)
     if (link->frozen) {
         return watched_happens(link, false);
     }
+    if (link->random) {
+        return happen_at_random(link);
+    }
     if (g_queue_is_empty(&link->script)) {
         ask_peer(link);
+    }
+    if (g_queue_is_empty(&link->script) && owes(link)) {
+        return true;
     }
     next = g_queue_pop_head(&link->script);
 
@@ -187,9 +234,13 @@ int rmig_link_arm(RMigLink *link, GError **err)
 bool rmig_link_step(RMigLink *link, int64_t deadline_us, const char *what,
                     GError **err)
 {
-    int ret = rmig_link_poll(link, err);
+    int ret;
 
+    link->in_step = true;
+    ret = rmig_link_poll(link, err);
+    link->in_step = false;
     if (ret == 0) {
+        link->idle_steps++;
         g_assert_cmpint(deadline_us, >, 0); /* it would sleep for ever */
         if (!link->idle_deadline_us) {
             link->idle_deadline_us = deadline_us;

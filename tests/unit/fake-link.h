@@ -23,7 +23,12 @@ struct RMigLink {
     void (*peer)(RMigLink *link, RMigWireType type, const FakePost *sent);
     void *peer_opaque;
     unsigned answered; /* posts that the peer has seen */
+    /* Messages, completions and the peer's turns come in any order that may */
+    bool random;
+    /* Nothing is to arrive: the peer may say what it owes; false: nothing */
+    bool (*owes)(RMigLink *link);
     unsigned steps;
+    unsigned idle_steps; /* that slept though nothing was to come */
     bool disconnected;
     /*
      * Setting up: the flags that the peer asked for or will grant, and those
@@ -50,6 +55,7 @@ struct RMigLink {
      * tests with threads; 0: it is not looked at
      */
     int watched_wait_ms;
+    bool in_step; /* rather than a look that does not wait */
 };
 
 RMigLink *fake_link_new(void);
@@ -59,6 +65,8 @@ void fake_link_oblige(RMigLink *link);
 void fake_link_offer(RMigLink *link);
 /* Links that were refused so far */
 extern unsigned fake_links_refused;
+/* The memory-lock limit that the program sees; at first there is none */
+extern uint64_t fake_memlock_bytes;
 
 /* A well-formed message of the peer's, @len bytes of @data (NULL: zeros) */
 GBytes *fake_link_message(RMigWireType type, const void *data, uint32_t len,

@@ -88,12 +88,21 @@ static int post_send(struct ibv_qp *qp, struct ibv_send_wr *wr,
                      struct ibv_send_wr **bad)
 {
     g_assert_true(qp == &fake_rdma.qp);
-    g_assert_null(wr->next);
-    if (fails("ibv_post_send")) {
-        *bad = wr;
-        return errno;
+    fake_rdma.doorbells++;
+    for (; wr; wr = wr->next) {
+        struct ibv_sge sge = { 0 };
+
+        if (fails("ibv_post_send")) {
+            *bad = wr;
+            return errno;
+        }
+        g_assert_cmpint(wr->num_sge, <=, 1);
+        if (wr->num_sge == 1) {
+            sge = *wr->sg_list;
+        }
+        g_array_append_val(fake_rdma.sends, *wr);
+        g_array_append_val(fake_rdma.sges, sge);
     }
-    g_array_append_val(fake_rdma.sends, *wr);
     return 0;
 }
 
@@ -121,6 +130,7 @@ void fake_rdma_init(void)
     fake_rdma.attr.max_cqe = 65536;
     fake_rdma.qp.context = &fake_rdma.context;
     fake_rdma.sends = g_array_new(false, true, sizeof(struct ibv_send_wr));
+    fake_rdma.sges = g_array_new(false, true, sizeof(struct ibv_sge));
     fake_rdma.recvs = g_array_new(false, true, sizeof(struct ibv_recv_wr));
     fake_rdma.now_us = G_USEC_PER_SEC;
 }
@@ -137,6 +147,7 @@ void fake_rdma_cleanup(void)
     g_queue_clear_full(&completions, g_free);
     g_queue_clear_full(&events, g_free);
     g_array_unref(fake_rdma.sends);
+    g_array_unref(fake_rdma.sges);
     g_array_unref(fake_rdma.recvs);
     armed = false;
 }

@@ -23,7 +23,9 @@ typedef struct FakeRdma {
     /* Objects alive */
     int pds, channels, cqs, mrs, qps, ids, event_channels;
     /* What was called */
-    GArray *sends; /* of struct ibv_send_wr; sg_list is gone */
+    GArray *sends; /* of struct ibv_send_wr; sg_list and next are gone */
+    GArray *sges;  /* of struct ibv_sge, one for each send; zeros: none */
+    unsigned doorbells; /* calls of ibv_post_send() */
     GArray *recvs; /* of struct ibv_recv_wr; likewise */
     int armed;     /* times that an event was asked for */
     int disconnects;
@@ -40,7 +42,8 @@ typedef struct FakeRdma {
     /* What is to happen */
     const char *fail_call; /* the next call of this function fails, */
     int fail_errno;        /* so */
-    int fail_skip;         /* after this many that do not */
+    int fail_skip;         /* after this many that do not; of ibv_post_send(),
+                              work requests */
     void (*after_poll)(void); /* once, when the queue was found empty */
     gint64 now_us;
 } FakeRdma;

@@ -9,6 +9,8 @@
 
 #include <string.h>
 
+uint64_t fake_verbs_pinned_bytes;
+
 GQuark rmig_verbs_error_quark(void)
 {
     return g_quark_from_static_string("rmig-verbs-error-quark");
@@ -32,6 +34,7 @@ RMigVerbs *fake_verbs_new(void)
     v->fail_post = -1;
     v->fail_register = -1;
     g_queue_init(&v->recvs);
+    g_mutex_init(&v->lock);
     return v;
 }
 
@@ -41,6 +44,7 @@ void fake_verbs_free(RMigVerbs *v)
     g_ptr_array_unref(v->posts);
     g_ptr_array_unref(v->mrs);
     g_queue_clear_full(&v->recvs, g_free);
+    g_mutex_clear(&v->lock);
     g_free(v);
 }
 
@@ -58,10 +62,14 @@ static bool fails_now(int *countdown, const char *what, GError **err)
 RMigMr *rmig_mr_register(RMigVerbs *v, void *addr, uint64_t bytes,
                          bool remote_write, GError **err)
 {
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&v->lock);
+    int wished = 0;
     RMigMr *mr;
 
     g_assert_cmpuint(bytes, >, 0);
-    if (fails_now(&v->fail_register, "registering", err)) {
+    if (fails_now(&v->fail_register, "registering", err) ||
+        (v->refuse && v->refuse(v, bytes) &&
+         fails_now(&wished, "registering", err))) {
         return NULL;
     }
     mr = g_new0(RMigMr, 1);
@@ -69,13 +77,21 @@ RMigMr *rmig_mr_register(RMigVerbs *v, void *addr, uint64_t bytes,
                      .remote_write = remote_write,
                      .rkey = 0x1000 + v->registered++ };
     g_ptr_array_add(v->mrs, mr);
+    v->mr_bytes += bytes;
+    g_assert_true(v->mr_bytes_max == 0 || v->mr_bytes <= v->mr_bytes_max);
     return mr;
 }
 
 void rmig_mr_unregister(RMigMr *mr)
 {
+    RMigVerbs *v;
+
     if (mr) {
-        g_assert_true(g_ptr_array_remove(mr->verbs->mrs, mr));
+        v = mr->verbs;
+        g_mutex_lock(&v->lock);
+        g_assert_true(g_ptr_array_remove(v->mrs, mr));
+        v->mr_bytes -= mr->bytes;
+        g_mutex_unlock(&v->lock);
         g_free(mr);
     }
 }
@@ -92,7 +108,16 @@ uint64_t rmig_mr_bytes(const RMigMr *mr)
 
 uint64_t rmig_mr_pinned_bytes(void)
 {
+    return fake_verbs_pinned_bytes;
+}
+
+uint64_t rmig_mr_pinned_peak_bytes(void)
+{
     return 0;
+}
+
+void rmig_mr_reset_peak(void)
+{
 }
 
 /* What a device would refuse: memory that is not registered */
@@ -131,17 +156,26 @@ bool rmig_verbs_post_send(RMigVerbs *v, RMigWork *work, RMigMr *mr,
                                  .bytes = bytes }, err);
 }
 
-bool rmig_verbs_post_write(RMigVerbs *v, RMigWork *work, bool signalled,
-                           RMigMr *mr, const void *addr, uint32_t bytes,
-                           uint64_t remote_addr, uint32_t rkey, GError **err)
+bool rmig_verbs_post_writes(RMigVerbs *v, RMigWork *work,
+                            const RMigWrite *writes, unsigned n, GError **err)
 {
-    check_inside(mr, addr, bytes);
-    g_assert_cmpuint(rmig_verbs_write_room(v), >, 0);
-    return post(v, &(FakePost) { .kind = FAKE_WRITE, .work = work,
-                                 .signalled = signalled, .mr = mr,
-                                 .addr = addr, .bytes = bytes,
-                                 .remote_addr = remote_addr,
-                                 .rkey = rkey }, err);
+    g_assert_cmpuint(n, >, 0);
+    g_assert_cmpuint(n, <=, RMIG_VERBS_CHAIN);
+    g_assert_cmpuint(n, <=, rmig_verbs_write_room(v));
+    v->doorbells++;
+    for (unsigned i = 0; i < n; i++) {
+        const RMigWrite *w = &writes[i];
+
+        check_inside(w->mr, w->addr, w->bytes);
+        if (!post(v, &(FakePost) { .kind = FAKE_WRITE, .work = work,
+                                   .signalled = i == n - 1, .mr = w->mr,
+                                   .addr = w->addr, .bytes = w->bytes,
+                                   .remote_addr = w->remote_addr,
+                                   .rkey = w->rkey }, err)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 bool rmig_verbs_post_probe(RMigVerbs *v, RMigWork *work, GError **err)

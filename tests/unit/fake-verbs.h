@@ -48,17 +48,26 @@ typedef struct FakeRecv {
 struct RMigVerbs {
     GPtrArray *posts;     /* of FakePost, everything ever posted, owned */
     unsigned completed;   /* of them, from the first on */
+    unsigned doorbells;   /* of writes */
     GQueue recvs;         /* of FakeRecv, posted and empty, owned */
     unsigned write_slots; /* of the send queue, for writes */
+    GMutex lock;          /* of what registering uses and changes */
     GPtrArray *mrs;       /* of RMigMr, registered now */
     unsigned registered;  /* in all */
     int fail_post;        /* 0: the next post fails, 1: the one after, ... */
     int fail_register;    /* likewise */
+    /* Whether registering @bytes fails; on any thread, under @lock */
+    bool (*refuse)(struct RMigVerbs *verbs, uint64_t bytes);
+    uint64_t mr_bytes;    /* registered now */
+    uint64_t mr_bytes_max; /* more at a time is an error; 0: any number */
     bool revoked;
     /* Runs when a write completes: it has landed */
     void (*landed)(void *opaque, const FakePost *write);
     void *opaque;
 };
+
+/* What rmig_mr_pinned_bytes() says */
+extern uint64_t fake_verbs_pinned_bytes;
 
 RMigVerbs *fake_verbs_new(void);
 /* Everything must have been unregistered */

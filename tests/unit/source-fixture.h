@@ -34,6 +34,7 @@ typedef enum Vice {
     HONEST,
     RESULT_ZERO_KEY,
     RESULT_WRONG_ADDRESS,
+    RESULT_ONE_MISSING,
     BLOCKS_ONE_MISSING,
     BLOCKS_WRONG_LENGTH,
     BLOCKS_NO_KEYS,
@@ -42,27 +43,61 @@ typedef enum Vice {
     ANSWERS_LATE, /* a REGISTER, when release_answer() is called */
 } Vice;
 
+/* What the two sides are willing to do; all zero: version 1 on demand */
+typedef struct Mode {
+    uint32_t flags;       /* RMIG_WIRE_FLAG_*: what the destination grants */
+    bool pin_all;         /* asked for */
+    uint64_t peer_budget; /* bytes of RAM, 0: any number */
+    uint64_t own_budget;  /* likewise */
+    unsigned threads;
+    unsigned refuse_one_in; /* REGISTER records, while others are registered */
+    unsigned fail_one_in;   /* registrations here, likewise */
+    unsigned late;          /* times that it is looked before it answers */
+    bool random;            /* things happen in any order that is legal */
+    uint64_t ram_bytes;     /* of block "ram"; 0: 3 MiB and a page */
+    uint64_t vga_bytes;     /* of block "vga"; 0: 2 MiB */
+    bool no_detection;      /* of zeros */
+} Mode;
+
 typedef struct Fixture {
+    Mode mode;
     RMigSource *source;
     RMigLink *link; /* the main connection, until the source is closed */
     RMigVerbs *verbs;
     Block block[N_BLOCKS];
     Vice vice;
-    bool pinned;
+    bool pinned; /* all of it, before the first write */
+    bool batch;
+    unsigned looks; /* until it answers */
     const FakePost *late; /* the REGISTER that is not yet answered */
     /* By chunk, by the destination: its span's first chunk + 1, or 0 */
     uint8_t *registered[N_BLOCKS];
+    uint32_t *keys[N_BLOCKS]; /* likewise: the key of its span */
+    uint32_t last_key;
+    uint64_t pinned_bytes;    /* by the destination, of RAM */
+    uint64_t pinned_peak;
+    uint32_t luck; /* of registrations here, under the fake's lock */
     unsigned seen[RMIG_WIRE_TYPES]; /* messages, by type */
+    unsigned records[RMIG_WIRE_TYPES];
+    unsigned chunks_asked;
+    unsigned chunks_refused;
+    uint64_t largest_zeros;   /* bytes that a message named */
     uint64_t zeroed_bytes;
     uint64_t longest_run;
 } Fixture;
 
 bool is_zero(const void *host, uint64_t len);
+/* After @f->mode is set, or is all zero */
 void init_blocks(Fixture *f);
 /* Connected, and all blocks announced */
 void start(Fixture *f, const RMigSourceConfig *config);
+/* init_blocks() and start() */
+void setup_mode(Fixture *f, const Mode *mode);
+/* Version 1 */
 void setup(Fixture *f, bool pin_all);
 void setup_exchanged(Fixture *f, bool pin_all);
+/* The pin_limit that leaves @bytes for RAM, beside the message buffers */
+uint64_t pin_limit_for(uint64_t bytes);
 /* Frees the source, whose fakes check that nothing is left registered */
 void teardown(Fixture *f);
 
@@ -70,10 +105,16 @@ void teardown(Fixture *f);
 void dirty(Fixture *f, unsigned block, uint64_t page);
 /* It is handed over */
 RMigPage page(Fixture *f, unsigned block, uint64_t number);
+/* Fails if @err does not say @needle; clears it */
+void assert_says(GError **err, const char *needle);
 /* All pages, and the end of the round */
 void send_everything(Fixture *f);
+/* Everything that is under way comes */
+void settle(Fixture *f);
 /* What ANSWERS_LATE has kept back is to arrive now */
 void release_answer(Fixture *f);
 void assert_same_memory(const Fixture *f);
+/* As it was at the start: nothing was written there */
+void assert_untouched_memory(const Fixture *f);
 
 #endif

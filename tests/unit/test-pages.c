@@ -39,6 +39,7 @@ static char *map(uint64_t bytes)
 
 static void look(const char *page)
 {
+    /* Volatile: it is read for the page table's sake */
     (void)*(const volatile char *)page;
 }
 
@@ -526,7 +527,7 @@ static void add(const char *name, GTestDataFunc func)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    page_bytes = sysconf(_SC_PAGESIZE);
+    page_bytes = rmig_page_bytes();
     g_test_add_func("/pages/new", test_new);
     add("exact", test_exact);
     add("never-misses", test_never_misses);

@@ -77,8 +77,40 @@ static void test_page_fails(void)
 {
     assert_page_fails(RESULT_ZERO_KEY, "RAM block vga, chunk 1");
     assert_page_fails(RESULT_WRONG_ADDRESS, "not the announced one");
+    assert_page_fails(RESULT_ONE_MISSING, "REGISTER_RESULT");
     assert_page_fails(GIVES_UP, "gave up");
-    assert_page_fails(SAYS_NOTHING, "the peer to say READY");
+    assert_page_fails(SAYS_NOTHING, "memory to be registered on "
+                      "both sides");
+}
+
+/* As many results as records, and the right block address, under BATCH too */
+static void test_batch_fails(void)
+{
+    static const struct {
+        Vice vice;
+        const char *needle;
+    } cases[] = {
+        { RESULT_ONE_MISSING, "records with" },
+        { RESULT_WRONG_ADDRESS, "not the announced one" },
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+        GError *err = NULL;
+        Fixture f;
+
+        setup_mode(&f, &(Mode) { .flags = RMIG_WIRE_FLAG_BATCH });
+        g_assert_true(rmig_source_exchange(f.source, NULL));
+        for (unsigned chunk = 0; chunk <= 3; chunk++) {
+            dirty(&f, 0, chunk * MIB / PAGE);
+        }
+        f.vice = cases[i].vice;
+        g_assert_cmpint(rmig_source_page(f.source, 0, 0, PAGE, &err), ==,
+                        RMIG_PAGE_FAILED);
+        assert_says(&err, cases[i].needle);
+        assert_untouched_memory(&f);
+        assert_over(&f);
+        teardown(&f);
+    }
 }
 
 /*
@@ -105,29 +137,26 @@ static void test_run_is_not_posted(void)
 /* ---- late answers ---- */
 
 /*
- * Chunk 0 of the first block is registered, and chunks 1 to 3 have been asked
- * for ahead, by the pages of chunk 0; the answer has not come
+ * Chunk 0 of the first block is registered, and chunk 1 has been asked for
+ * ahead, by the pages of chunk 0; the answer has not come
  */
 static void setup_asked_ahead(Fixture *f)
 {
     setup_exchanged(f, false);
-    dirty(f, 0, 0);
+    for (unsigned chunk = 0; chunk <= 3; chunk++) {
+        dirty(f, 0, chunk * MIB / PAGE);
+    }
     g_assert_cmpint(page(f, 0, 0), ==, RMIG_PAGE_DATA);
     g_assert_cmpuint(f->seen[RMIG_WIRE_REGISTER_REQUEST], ==, 1);
     f->vice = ANSWERS_LATE;
-    for (unsigned chunk = 1; chunk <= 3; chunk++) {
-        dirty(f, 0, chunk * MIB / PAGE);
-    }
     for (unsigned n = 1; n <= 100; n++) {
         dirty(f, 0, n);
         g_assert_cmpint(page(f, 0, n), ==, RMIG_PAGE_DATA);
     }
-    while (rmig_link_poll(f->link, NULL) > 0) {
-        /* until the destination has seen it */
-    }
+    settle(f);
     g_assert_cmpuint(f->seen[RMIG_WIRE_REGISTER_REQUEST], ==, 2);
     g_assert_nonnull(f->late);
-    g_assert_cmpuint(f->registered[0][1], ==, 0);
+    g_assert_cmphex(f->keys[0][1], ==, 0);
 }
 
 /* Pages of the span ahead wait for its answer, those before it do not */
@@ -140,10 +169,9 @@ static void test_late_answer(void)
     g_assert_cmpint(page(&f, 0, 200), ==, RMIG_PAGE_DATA);
     release_answer(&f);
     g_assert_cmpint(page(&f, 0, MIB / PAGE), ==, RMIG_PAGE_DATA);
-    g_assert_cmpint(page(&f, 0, 3 * MIB / PAGE), ==, RMIG_PAGE_DATA);
-    g_assert_cmpuint(f.registered[0][3], ==, 2);
     g_assert_cmpuint(f.seen[RMIG_WIRE_REGISTER_REQUEST], ==, 2);
     f.vice = HONEST;
+    g_assert_cmpint(page(&f, 0, 3 * MIB / PAGE), ==, RMIG_PAGE_DATA);
     g_assert_cmpint(page(&f, 0, 2 * MIB / PAGE), ==, RMIG_PAGE_DATA);
     g_assert_true(rmig_source_finish(f.source, NULL));
     send_everything(&f);
@@ -159,13 +187,13 @@ static void test_late_answer_at_end(void)
     setup_asked_ahead(&f);
     g_assert_cmpint(page(&f, 1, 0), ==, RMIG_PAGE_ZERO);
     release_answer(&f);
+    f.vice = HONEST;
     g_assert_true(rmig_source_finish(f.source, NULL));
     g_assert_cmpuint(f.seen[RMIG_WIRE_COMPRESS], ==, 1);
     /* and what was asked for is there in the next round */
-    f.vice = HONEST;
-    g_assert_cmpint(page(&f, 0, 2 * MIB / PAGE), ==, RMIG_PAGE_DATA);
+    g_assert_cmphex(f.keys[0][1], !=, 0);
+    g_assert_cmpint(page(&f, 0, MIB / PAGE), ==, RMIG_PAGE_DATA);
     g_assert_true(rmig_source_finish(f.source, NULL));
-    g_assert_cmpuint(f.seen[RMIG_WIRE_REGISTER_REQUEST], ==, 2);
     teardown(&f);
 }
 
@@ -177,8 +205,8 @@ static void test_answer_never_comes(void)
     setup_asked_ahead(&f);
     g_assert_cmpint(rmig_source_page(f.source, 0, MIB, PAGE, &err), ==,
                     RMIG_PAGE_FAILED);
-    g_assert_cmpstr(err->message, ==, "waiting for REGISTER_RESULT: timed out "
-                    "while waiting for the peer's answer");
+    g_assert_cmpstr(err->message, ==, "RAM block ram, chunk 1: timed out "
+                    "while waiting for memory to be registered on both sides");
     assert_over(&f);
     teardown(&f);
 }
@@ -200,15 +228,23 @@ static void test_late_answer_is_wrong(void)
 
 /* ---- our own failures ---- */
 
+static bool refuse_all(RMigVerbs *verbs, uint64_t bytes)
+{
+    (void)verbs;
+    (void)bytes;
+    return true;
+}
+
 /* Memory of ours that cannot be registered or posted */
 static void test_local_failures(void)
 {
     g_autoptr(GError) err = NULL;
     Fixture f;
 
+    /* The only chunk, again and again */
     setup_exchanged(&f, false);
     dirty(&f, 0, 0);
-    f.verbs->fail_register = 0;
+    f.verbs->refuse = refuse_all;
     g_assert_cmpint(rmig_source_page(f.source, 0, 0, PAGE, &err), ==,
                     RMIG_PAGE_FAILED);
     g_assert_nonnull(strstr(err->message, "RAM block ram, chunks 0 to 0"));
@@ -231,32 +267,101 @@ static void test_local_failures(void)
     teardown(&f);
 }
 
-/* A span that cannot be registered here as a whole may do chunk by chunk */
+/*
+ * What cannot be registered here is let go there, and asked for anew when its
+ * pages come; once nothing else is in the way that is the end
+ */
 static void test_span_falls_back(void)
 {
-    g_autoptr(GError) err = NULL;
+    RMigCounters c;
     Fixture f;
 
     setup_exchanged(&f, false);
     for (unsigned chunk = 0; chunk <= 3; chunk++) {
         dirty(&f, 0, chunk * MIB / PAGE);
     }
-    f.verbs->fail_register = 0;
+    f.verbs->fail_register = 1; /* that of chunks 1 to 3, ahead */
     g_assert_cmpint(page(&f, 0, 0), ==, RMIG_PAGE_DATA);
     g_assert_cmpint(page(&f, 0, MIB / PAGE), ==, RMIG_PAGE_DATA);
+    g_assert_cmpint(page(&f, 0, 2 * MIB / PAGE), ==, RMIG_PAGE_DATA);
     g_assert_cmpint(page(&f, 0, 3 * MIB / PAGE), ==, RMIG_PAGE_DATA);
-    /* the destination has its span, we have what was needed */
-    g_assert_cmpuint(f.seen[RMIG_WIRE_REGISTER_REQUEST], ==, 1);
-    g_assert_cmpuint(f.registered[0][3], ==, 1);
-    g_assert_cmpuint(f.verbs->mrs->len, ==, 1 + 3);
-    g_assert_cmpuint(((RMigMr *)f.verbs->mrs->pdata[1])->bytes, ==, MIB);
-    g_assert_cmpuint(((RMigMr *)f.verbs->mrs->pdata[3])->bytes, ==, PAGE);
-    f.verbs->fail_register = 0;
-    g_assert_cmpint(rmig_source_page(f.source, 0, 2 * MIB, PAGE, &err), ==,
-                    RMIG_PAGE_FAILED);
-    g_assert_nonnull(strstr(err->message, "RAM block ram, chunks 2 to 2"));
-    assert_over(&f);
+    g_assert_true(rmig_source_finish(f.source, NULL));
+    for (unsigned chunk = 0; chunk <= 3; chunk++) {
+        uint64_t n = chunk * MIB / PAGE;
+
+        g_assert_cmpmem(f.block[0].ours + n * PAGE, PAGE,
+                        f.block[0].theirs + n * PAGE, PAGE);
+    }
+    g_assert_cmpuint(f.seen[RMIG_WIRE_UNREGISTER_REQUEST], >=, 1);
+    rmig_source_counters(f.source, &c);
+    g_assert_cmpuint(c.chunks_refused, ==, 3);
     teardown(&f);
+}
+
+/* ---- limits ---- */
+
+/* Nothing is registered, and nothing is asked for */
+static void assert_too_little(const Mode *mode, const char *who)
+{
+    g_autofree char *start = g_strdup_printf("%s may pin only", who);
+    GError *err = NULL;
+    Fixture f;
+
+    setup_mode(&f, mode);
+    g_assert_false(rmig_source_exchange(f.source, &err));
+    g_assert_true(g_str_has_prefix(err->message, start));
+    g_assert_nonnull(strstr(err->message, "memory-lock limit"));
+    assert_says(&err, "rdma-pin-limit");
+    g_assert_cmpuint(f.verbs->mrs->len, ==, 1);
+    g_assert_cmpuint(f.verbs->posts->len, ==, 0);
+    teardown(&f);
+}
+
+static void test_too_little(void)
+{
+    Mode there = { .flags = RMIG_WIRE_FLAG_BATCH | RMIG_WIRE_FLAG_BUDGET,
+                   .peer_budget = 2 * MIB - 1 };
+    Mode here = { .own_budget = 2 * MIB - 1 };
+
+    assert_too_little(&there, "the destination");
+    assert_too_little(&here, "this host");
+    /* Without BUDGET its number says nothing */
+    there.flags = RMIG_WIRE_FLAG_BATCH;
+    {
+        Fixture f;
+
+        setup_mode(&f, &there);
+        g_assert_true(rmig_source_exchange(f.source, NULL));
+        teardown(&f);
+    }
+}
+
+/* One that has not a single chunk to give is the end, but says who and why */
+static void test_refuses_everything(void)
+{
+    static const uint32_t flags[] = {
+        RMIG_WIRE_FLAG_BATCH, RMIG_WIRE_FLAG_BATCH | RMIG_WIRE_FLAG_BUDGET,
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(flags); i++) {
+        GError *err = NULL;
+        Fixture f;
+
+        setup_mode(&f, &(Mode) { .flags = flags[i], .ram_bytes = 30 * MIB });
+        g_assert_true(rmig_source_exchange(f.source, NULL));
+        for (uint64_t n = 0; n < f.block[0].length / PAGE; n += 100) {
+            dirty(&f, 0, n);
+        }
+        f.vice = RESULT_ZERO_KEY;
+        g_assert_cmpint(rmig_source_page(f.source, 0, 0, PAGE, &err), ==,
+                        RMIG_PAGE_FAILED);
+        g_assert_nonnull(strstr(err->message, "the destination cannot pin"));
+        assert_says(&err, "raise its memory-lock limit");
+        assert_untouched_memory(&f);
+        g_assert_cmpuint(f.verbs->mrs->len, <=, 1 + 30);
+        assert_over(&f);
+        teardown(&f);
+    }
 }
 
 int main(int argc, char **argv)
@@ -264,6 +369,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/source/hostile/exchange", test_exchange_fails);
     g_test_add_func("/source/hostile/page", test_page_fails);
+    g_test_add_func("/source/hostile/batch", test_batch_fails);
     g_test_add_func("/source/hostile/run", test_run_is_not_posted);
     g_test_add_func("/source/late", test_late_answer);
     g_test_add_func("/source/late/at-end", test_late_answer_at_end);
@@ -271,5 +377,7 @@ int main(int argc, char **argv)
     g_test_add_func("/source/late/wrong", test_late_answer_is_wrong);
     g_test_add_func("/source/local/failures", test_local_failures);
     g_test_add_func("/source/local/span", test_span_falls_back);
+    g_test_add_func("/source/limits/too-little", test_too_little);
+    g_test_add_func("/source/limits/nothing", test_refuses_everything);
     return g_test_run();
 }

@@ -64,6 +64,9 @@ static void test_migrate(gconstpointer data)
 
 static void test_exchange(void)
 {
+    RMigSourceConfig config = { .waiter = rmig_poll_waiter,
+                                .version_1_only = true };
+    RMigCounters c;
     Fixture f;
 
     setup(&f, false);
@@ -72,9 +75,38 @@ static void test_exchange(void)
     teardown(&f);
 
     setup(&f, true);
-    g_assert_cmpuint(f.link->asked, ==, RMIG_WIRE_FLAG_PIN_ALL);
+    g_assert_cmpuint(f.link->asked, ==, RMIG_WIRE_FLAGS_KNOWN);
     g_assert_true(rmig_source_exchange(f.source, NULL));
     g_assert_cmpuint(f.verbs->registered, ==, 1 + N_BLOCKS);
+    teardown(&f);
+
+    /* Under BATCH nothing yet, with PIN_ALL either */
+    setup_mode(&f, &(Mode) { .flags = RMIG_WIRE_FLAGS_KNOWN, .pin_all = true,
+                             .peer_budget = 77 * MIB,
+                             .own_budget = 9 * MIB });
+    g_assert_cmpuint(f.link->asked_pin_bytes, ==, 9 * MIB);
+    g_assert_true(rmig_source_pins_all(f.source));
+    g_assert_true(rmig_source_exchange(f.source, NULL));
+    g_assert_true(rmig_source_finish(f.source, NULL));
+    g_assert_cmpuint(f.verbs->registered, ==, 1);
+    rmig_source_counters(f.source, &c);
+    g_assert_cmphex(c.extensions, ==,
+                    RMIG_EXTENSION_BATCH | RMIG_EXTENSION_BUDGET);
+    g_assert_true(c.pins_all);
+    g_assert_cmpuint(c.pin_limit, ==, pin_limit_for(9 * MIB));
+    g_assert_cmpuint(c.peer_pin_limit, ==, 77 * MIB);
+    teardown(&f);
+
+    /* A source that offers nothing */
+    memset(&f, 0, sizeof(f));
+    f.mode.flags = RMIG_WIRE_FLAGS_KNOWN;
+    init_blocks(&f);
+    start(&f, &config);
+    g_assert_cmphex(f.link->asked, ==, 0);
+    g_assert_cmphex(f.link->asked_pin_bytes, ==, 0);
+    rmig_source_counters(f.source, &c);
+    g_assert_cmphex(c.extensions, ==, 0);
+    g_assert_cmpuint(c.peer_pin_limit, ==, 0);
     teardown(&f);
 }
 
@@ -97,21 +129,44 @@ static void test_zero(void)
     teardown(&f);
 }
 
-/* A run is cut where it has a hole, and where the block ends */
-static void test_zero_runs(void)
+/*
+ * A run is cut where it has a gap, and where the block ends.  A short one in
+ * memory that is registered anyway is written with what stands around it.
+ */
+static void test_zero_runs(gconstpointer data)
 {
+    uint32_t flags = GPOINTER_TO_UINT(data);
+    unsigned longest = flags ? 4 : 32; /* pages that are rather written */
+    unsigned far = 20 + longest;
+    RMigCounters c;
     Fixture f;
 
-    setup_exchanged(&f, false);
+    setup_mode(&f, &(Mode) { .flags = flags });
+    g_assert_true(rmig_source_exchange(f.source, NULL));
     dirty(&f, 0, 10);
-    for (unsigned n = 0; n < 20; n++) {
-        page(&f, 0, n);
+    dirty(&f, 0, 14);
+    dirty(&f, 0, far);
+    for (unsigned n = 0; n <= 14; n++) {
+        page(&f, 0, n); /* 10 pages, which nothing is registered for */
     }
-    page(&f, 0, 25);
-    page(&f, 1, 26);
+    page(&f, 0, 16); /* alone */
+    for (unsigned n = far - longest - 1; n <= far; n++) {
+        page(&f, 0, n); /* one more than is written */
+    }
+    page(&f, 0, 200);
+    page(&f, 1, 201); /* in no registered memory */
     g_assert_true(rmig_source_finish(f.source, NULL));
-    g_assert_cmpuint(f.seen[RMIG_WIRE_COMPRESS], ==, 4);
-    g_assert_cmpuint(f.zeroed_bytes, ==, 21 * PAGE);
+    settle(&f);
+    g_assert_cmpuint(f.records[RMIG_WIRE_COMPRESS], ==, 3);
+    g_assert_cmpuint(f.zeroed_bytes, ==, (10 + longest + 1 + 1) * PAGE);
+    for (unsigned n = 10; n <= 16; n++) {
+        g_assert_true(n == 15 || memcmp(f.block[0].ours + n * PAGE,
+                                        f.block[0].theirs + n * PAGE,
+                                        PAGE) == 0);
+    }
+    rmig_source_counters(f.source, &c);
+    g_assert_cmpuint(c.writes, ==, 4); /* 10 to 14, 16, far, 200 */
+    g_assert_cmpuint(c.write_bytes, ==, (5 + 3) * PAGE);
     teardown(&f);
 }
 
@@ -129,6 +184,51 @@ static void test_many_zero_runs(void)
     teardown(&f);
 }
 
+/* The same under BATCH: gathered while a message is under way */
+static void test_zero_batch(void)
+{
+    RMigCounters c;
+    Fixture f;
+
+    setup_mode(&f, &(Mode) { .flags = RMIG_WIRE_FLAG_BATCH,
+                             .ram_bytes = 40 * MIB });
+    g_assert_true(rmig_source_exchange(f.source, NULL));
+    for (uint64_t n = 0; n < f.block[0].length / PAGE; n += 2) {
+        g_assert_cmpint(page(&f, 0, n), ==, RMIG_PAGE_ZERO);
+    }
+    g_assert_true(rmig_source_finish(f.source, NULL));
+    settle(&f);
+    g_assert_cmpuint(f.records[RMIG_WIRE_COMPRESS], ==, 5120);
+    g_assert_cmpuint(f.seen[RMIG_WIRE_COMPRESS], <, 200);
+    rmig_source_counters(f.source, &c);
+    g_assert_cmpuint(c.zero_runs, ==, 5120);
+    g_assert_cmpuint(c.zero_pages, ==, 5120);
+    g_assert_cmpuint(c.skipped_pages, ==, 0);
+    teardown(&f);
+}
+
+/* A destination that says READY late gets a full message, and no more */
+static void test_zero_full_message(void)
+{
+    Fixture f;
+
+    setup_mode(&f, &(Mode) { .flags = RMIG_WIRE_FLAG_BATCH,
+                             .ram_bytes = 40 * MIB });
+    g_assert_true(rmig_source_exchange(f.source, NULL));
+    settle(&f);
+    f.link->frozen = true;
+    /* One READY is there, and the first run is complete at the 64th page */
+    for (uint64_t n = 0; n <= 2 * 4096 + 64; n += 2) {
+        g_assert_cmpint(page(&f, 0, n), ==, RMIG_PAGE_ZERO);
+    }
+    f.link->frozen = false;
+    g_assert_true(rmig_source_finish(f.source, NULL));
+    settle(&f);
+    g_assert_cmpuint(f.records[RMIG_WIRE_COMPRESS], ==, 4096 + 33);
+    g_assert_cmpuint(f.seen[RMIG_WIRE_COMPRESS], ==, 2);
+    teardown(&f);
+}
+
 static bool always_zero(const void *host, uint64_t len)
 {
     (void)host;
@@ -137,10 +237,11 @@ static bool always_zero(const void *host, uint64_t len)
 }
 
 /* A guest of 5 GiB without a byte in it: no message asks for too much */
-static void test_longest_zero_run(void)
+static void test_longest_zero_run(gconstpointer data)
 {
+    uint32_t flags = GPOINTER_TO_UINT(data);
     uint64_t step = UINT64_C(256) << 20;
-    Fixture f = { 0 };
+    Fixture f = { .mode.flags = flags };
 
     init_blocks(&f);
     g_clear_pointer(&f.block[0].ours, g_free);
@@ -158,7 +259,9 @@ static void test_longest_zero_run(void)
                         RMIG_PAGE_ZERO);
     }
     g_assert_true(rmig_source_finish(f.source, NULL));
-    g_assert_cmpuint(f.seen[RMIG_WIRE_COMPRESS], ==, 5);
+    settle(&f);
+    g_assert_cmpuint(f.records[RMIG_WIRE_COMPRESS], ==, 5);
+    g_assert_cmpuint(f.largest_zeros, <=, UINT64_C(4) << 30);
     g_assert_cmpuint(f.longest_run, ==, 1 << 30);
     g_assert_cmpuint(f.zeroed_bytes, ==, UINT64_C(5) << 30);
     f.block[0].ours = NULL;
@@ -194,11 +297,12 @@ static void test_large_pages(void)
     g_assert_true(rmig_source_finish(f.source, NULL));
     g_assert_cmpmem(f.block[0].ours + PAGE, 2 * MIB, f.block[0].theirs + PAGE,
                     2 * MIB);
-    g_assert_cmpuint(f.seen[RMIG_WIRE_REGISTER_REQUEST], ==, 1);
+    /* The first request is small, the next ones come ahead of the pages */
+    g_assert_cmpuint(f.chunks_asked, >=, 3);
     teardown(&f);
 }
 
-/* A span goes on where there is data, and ends where the next chunk is zero */
+/* What is all zero is never registered */
 static void test_spans(void)
 {
     Fixture f;
@@ -211,10 +315,10 @@ static void test_spans(void)
     g_assert_cmpint(page(&f, 0, 0), ==, RMIG_PAGE_DATA);
     g_assert_cmpint(page(&f, 0, 3 * MIB / PAGE), ==, RMIG_PAGE_DATA);
     g_assert_true(rmig_source_finish(f.source, NULL));
-    g_assert_cmpuint(f.registered[0][0], ==, 1);
-    g_assert_cmpuint(f.registered[0][1], ==, 2);
-    g_assert_cmpuint(f.registered[0][2], ==, 0); /* zero: never pinned */
-    g_assert_cmpuint(f.registered[0][3], ==, 4);
+    g_assert_cmphex(f.keys[0][0], !=, 0);
+    g_assert_cmphex(f.keys[0][1], !=, 0);
+    g_assert_cmphex(f.keys[0][2], ==, 0); /* zero: never pinned */
+    g_assert_cmphex(f.keys[0][3], !=, 0);
     teardown(&f);
 }
 
@@ -359,9 +463,19 @@ int main(int argc, char **argv)
     g_test_add_func("/source/connect", test_connect);
     g_test_add_func("/source/exchange", test_exchange);
     g_test_add_func("/source/zero", test_zero);
-    g_test_add_func("/source/zero/runs", test_zero_runs);
+    g_test_add_data_func("/source/zero/runs", GUINT_TO_POINTER(0),
+                         test_zero_runs);
+    g_test_add_data_func("/source/zero/runs/batch",
+                         GUINT_TO_POINTER(RMIG_WIRE_FLAG_BATCH),
+                         test_zero_runs);
     g_test_add_func("/source/zero/many", test_many_zero_runs);
-    g_test_add_func("/source/zero/longest", test_longest_zero_run);
+    g_test_add_func("/source/zero/batch", test_zero_batch);
+    g_test_add_func("/source/zero/full-message", test_zero_full_message);
+    g_test_add_data_func("/source/zero/longest", GUINT_TO_POINTER(0),
+                         test_longest_zero_run);
+    g_test_add_data_func("/source/zero/longest/batch",
+                         GUINT_TO_POINTER(RMIG_WIRE_FLAG_BATCH),
+                         test_longest_zero_run);
     g_test_add_func("/source/zero/no-detection", test_no_zero_detection);
     g_test_add_func("/source/large-pages", test_large_pages);
     g_test_add_func("/source/pages/spans", test_spans);

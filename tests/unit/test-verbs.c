@@ -60,10 +60,19 @@ static void teardown(Fixture *f)
     fake_rdma_cleanup();
 }
 
-static bool write_one(Fixture *f, unsigned i, bool signalled, GError **err)
+/* @n writes, each of other bytes of the buffer, to another place */
+static bool post_chain(Fixture *f, unsigned i, unsigned n, GError **err)
 {
-    return rmig_verbs_post_write(f->verbs, &f->work[i], signalled, f->mr,
-                                 f->buf, 16, 0x1234567890, 77, err);
+    RMigWrite writes[RMIG_VERBS_CHAIN];
+
+    g_assert_cmpuint(n, <=, RMIG_VERBS_CHAIN);
+    for (unsigned k = 0; k < n; k++) {
+        writes[k] = (RMigWrite) {
+            .mr = f->mr, .addr = f->buf + k, .bytes = 16 + k, .rkey = 77 + k,
+            .remote_addr = 0x1234567890 + k,
+        };
+    }
+    return rmig_verbs_post_writes(f->verbs, &f->work[i], writes, n, err);
 }
 
 static void complete(Fixture *f, unsigned i)
@@ -83,9 +92,9 @@ static void test_post(void)
 
     fake_rdma_init();
     setup(&f);
-    g_assert_true(write_one(&f, 0, false, NULL));
+    g_assert_true(post_chain(&f, 0, 1, NULL));
     g_assert_cmpint(last_send()->opcode, ==, IBV_WR_RDMA_WRITE);
-    g_assert_cmpint(last_send()->send_flags, ==, 0);
+    g_assert_cmpint(last_send()->send_flags, ==, IBV_SEND_SIGNALED);
     g_assert_cmphex(last_send()->wr_id, ==, (uintptr_t)&f.work[0]);
     g_assert_cmphex(last_send()->wr.rdma.remote_addr, ==, 0x1234567890);
     g_assert_cmphex(last_send()->wr.rdma.rkey, ==, 77);
@@ -107,7 +116,42 @@ static void test_post(void)
     teardown(&f);
 }
 
-/* A completion gives back its own slot and those of the unsignalled before */
+/* One call; in order; all say whose they are, and the last that it is done */
+static void test_chain(void)
+{
+    unsigned n = RMIG_VERBS_CHAIN;
+    Fixture f;
+
+    fake_rdma_init();
+    setup(&f);
+    g_assert_true(post_chain(&f, 0, n, NULL));
+    g_assert_cmpuint(fake_rdma.doorbells, ==, 1);
+    g_assert_cmpuint(fake_rdma.sends->len, ==, n);
+    for (unsigned i = 0; i < n; i++) {
+        const struct ibv_send_wr *wr =
+            &g_array_index(fake_rdma.sends, struct ibv_send_wr, i);
+        const struct ibv_sge *sge =
+            &g_array_index(fake_rdma.sges, struct ibv_sge, i);
+
+        g_assert_cmpint(wr->opcode, ==, IBV_WR_RDMA_WRITE);
+        g_assert_cmpint(wr->send_flags, ==, i == n - 1 ? IBV_SEND_SIGNALED :
+                        0);
+        g_assert_cmphex(wr->wr_id, ==, (uintptr_t)&f.work[0]);
+        g_assert_cmphex(wr->wr.rdma.remote_addr, ==, 0x1234567890 + i);
+        g_assert_cmphex(wr->wr.rdma.rkey, ==, 77 + i);
+        g_assert_cmphex(sge->addr, ==, (uintptr_t)f.buf + i);
+        g_assert_cmpuint(sge->length, ==, 16 + i);
+        g_assert_cmpuint(sge->lkey, ==, 7);
+    }
+    g_assert_cmpuint(rmig_verbs_sends_in_flight(f.verbs), ==, n);
+    complete(&f, 0);
+    g_assert_cmpint(rmig_verbs_poll(f.verbs, NULL), ==, 1);
+    g_assert_cmpuint(f.done[0], ==, 1);
+    g_assert_cmpuint(rmig_verbs_sends_in_flight(f.verbs), ==, 0);
+    teardown(&f);
+}
+
+/* A completion gives back its own slot and those of its chain */
 static void test_slots(void)
 {
     unsigned room;
@@ -117,25 +161,25 @@ static void test_slots(void)
     setup(&f);
     room = rmig_verbs_write_room(f.verbs);
     g_assert_cmpuint(room, ==, RMIG_VERBS_SLOTS_WRITE);
-    for (unsigned i = 0; i < 3; i++) {
-        g_assert_true(write_one(&f, 0, i == 2, NULL));
-    }
-    for (unsigned i = 0; i < 5; i++) {
-        g_assert_true(write_one(&f, 1, i == 4, NULL));
-    }
-    g_assert_cmpuint(rmig_verbs_write_room(f.verbs), ==, room - 8);
-    complete(&f, 0);
-    g_assert_cmpint(rmig_verbs_poll(f.verbs, NULL), ==, 1);
-    g_assert_cmpuint(rmig_verbs_write_room(f.verbs), ==, room - 5);
-    g_assert_cmpuint(f.done[0], ==, 1);
-
-    /* a SEND covers unsignalled writes that were posted before it */
-    complete(&f, 1);
-    g_assert_true(write_one(&f, 0, false, NULL));
+    g_assert_true(post_chain(&f, 0, 3, NULL));
+    g_assert_true(post_chain(&f, 1, 5, NULL));
     g_assert_true(rmig_verbs_post_send(f.verbs, &f.work[2], f.mr, f.buf, 8,
                                        NULL));
+    g_assert_cmpuint(rmig_verbs_write_room(f.verbs), ==, room - 9);
+    complete(&f, 0);
+    g_assert_cmpint(rmig_verbs_poll(f.verbs, NULL), ==, 1);
+    g_assert_cmpuint(rmig_verbs_write_room(f.verbs), ==, room - 6);
+    g_assert_cmpuint(f.done[0], ==, 1);
+
+    /* the same context again, when it has come back */
+    g_assert_true(post_chain(&f, 0, 2, NULL));
+    g_assert_cmpuint(rmig_verbs_write_room(f.verbs), ==, room - 8);
+    complete(&f, 1);
     complete(&f, 2);
     g_assert_cmpint(rmig_verbs_poll(f.verbs, NULL), ==, 2);
+    g_assert_cmpuint(rmig_verbs_write_room(f.verbs), ==, room - 2);
+    complete(&f, 0);
+    g_assert_cmpint(rmig_verbs_poll(f.verbs, NULL), ==, 1);
     g_assert_cmpuint(rmig_verbs_sends_in_flight(f.verbs), ==, 0);
     g_assert_cmpuint(rmig_verbs_write_room(f.verbs), ==, room);
     teardown(&f);
@@ -149,7 +193,8 @@ static void test_reserved_slots(void)
     fake_rdma_init();
     setup(&f);
     while (rmig_verbs_write_room(f.verbs) > 0) {
-        g_assert_true(write_one(&f, 0, true, NULL));
+        g_assert_true(post_chain(&f, 0, MIN(rmig_verbs_write_room(f.verbs),
+                                            31), NULL));
     }
     for (unsigned i = 0; i < RMIG_VERBS_SLOTS_RESERVED; i++) {
         g_assert_true(rmig_verbs_post_send(f.verbs, &f.work[1], f.mr, f.buf,
@@ -194,16 +239,18 @@ static void test_post_fails(void)
     fake_rdma_init();
     setup(&f);
     room = rmig_verbs_write_room(f.verbs);
-    g_assert_true(write_one(&f, 0, false, NULL));
+    g_assert_true(post_chain(&f, 0, 1, NULL));
     fake_rdma.fail_call = "ibv_post_send";
     fake_rdma.fail_errno = EINVAL;
-    g_assert_false(write_one(&f, 1, true, &err));
+    g_assert_false(rmig_verbs_post_send(f.verbs, &f.work[1], f.mr, f.buf, 8,
+                                        &err));
     g_assert_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED);
     g_assert_nonnull(strstr(err->message, "posting a two failed: Invalid"));
     g_assert_cmpuint(rmig_verbs_write_room(f.verbs), ==, room - 1);
-    g_assert_true(write_one(&f, 2, true, NULL));
+    g_assert_true(post_chain(&f, 2, 1, NULL));
+    complete(&f, 0);
     complete(&f, 2);
-    g_assert_cmpint(rmig_verbs_poll(f.verbs, NULL), ==, 1);
+    g_assert_cmpint(rmig_verbs_poll(f.verbs, NULL), ==, 2);
     g_assert_cmpuint(rmig_verbs_write_room(f.verbs), ==, room);
     g_clear_error(&err);
 
@@ -212,6 +259,85 @@ static void test_post_fails(void)
     g_assert_false(rmig_verbs_post_recv(f.verbs, &f.work[3], f.mr, f.buf, 64,
                                         &err));
     g_assert_nonnull(strstr(err->message, "posting a four failed"));
+    teardown(&f);
+}
+
+/*
+ * The device refuses request @bad of seven: those before it are on the queue
+ * until something that is signalled and stands behind them completes
+ */
+static void check_chain_fails(unsigned bad, bool next_is_send)
+{
+    g_autoptr(GError) err = NULL;
+    unsigned room;
+    Fixture f;
+
+    fake_rdma_init();
+    setup(&f);
+    room = rmig_verbs_write_room(f.verbs);
+    g_assert_true(post_chain(&f, 0, 4, NULL));
+    fake_rdma.fail_call = "ibv_post_send";
+    fake_rdma.fail_errno = ENOMEM;
+    fake_rdma.fail_skip = bad;
+    g_assert_false(post_chain(&f, 1, 7, &err));
+    g_assert_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED);
+    g_assert_nonnull(strstr(err->message, "posting a two failed: Cannot"));
+    g_assert_cmpuint(fake_rdma.sends->len, ==, 4 + bad);
+    g_assert_cmpuint(rmig_verbs_write_room(f.verbs), ==, room - 4 - bad);
+
+    complete(&f, 0); /* gives back its own only */
+    g_assert_cmpint(rmig_verbs_poll(f.verbs, NULL), ==, 1);
+    g_assert_cmpuint(rmig_verbs_write_room(f.verbs), ==, room - bad);
+
+    if (next_is_send) {
+        g_assert_true(rmig_verbs_post_send(f.verbs, &f.work[2], f.mr, f.buf,
+                                           8, NULL));
+    } else {
+        g_assert_true(post_chain(&f, 2, 3, NULL));
+    }
+    complete(&f, 2);
+    g_assert_cmpint(rmig_verbs_poll(f.verbs, NULL), ==, 1);
+    g_assert_cmpuint(rmig_verbs_write_room(f.verbs), ==, room);
+    g_assert_cmpuint(f.done[1], ==, 0);
+
+    /* and given back once */
+    g_assert_true(post_chain(&f, 3, 2, NULL));
+    complete(&f, 3);
+    g_assert_cmpint(rmig_verbs_poll(f.verbs, NULL), ==, 1);
+    g_assert_cmpuint(rmig_verbs_sends_in_flight(f.verbs), ==, 0);
+    teardown(&f);
+}
+
+static void test_chain_fails(void)
+{
+    static const unsigned bads[] = { 0, 1, 3, 6 };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(bads); i++) {
+        check_chain_fails(bads[i], false);
+        check_chain_fails(bads[i], true);
+    }
+}
+
+/* Refused twice: what is left of both is given back together */
+static void test_chain_fails_again(void)
+{
+    unsigned room;
+    Fixture f;
+
+    fake_rdma_init();
+    setup(&f);
+    room = rmig_verbs_write_room(f.verbs);
+    for (unsigned i = 0; i < 2; i++) {
+        fake_rdma.fail_call = "ibv_post_send";
+        fake_rdma.fail_errno = ENOMEM;
+        fake_rdma.fail_skip = 2 + i;
+        g_assert_false(post_chain(&f, i, 7, NULL));
+    }
+    g_assert_cmpuint(rmig_verbs_write_room(f.verbs), ==, room - 5);
+    g_assert_true(rmig_verbs_post_probe(f.verbs, &f.work[2], NULL));
+    complete(&f, 2);
+    g_assert_cmpint(rmig_verbs_poll(f.verbs, NULL), ==, 1);
+    g_assert_cmpuint(rmig_verbs_write_room(f.verbs), ==, room);
     teardown(&f);
 }
 
@@ -242,8 +368,8 @@ static void test_error_completion(void)
     fake_rdma_init();
     setup(&f);
     f.work[1].describe = describe;
-    g_assert_true(write_one(&f, 0, true, NULL));
-    g_assert_true(write_one(&f, 1, true, NULL));
+    g_assert_true(post_chain(&f, 0, 1, NULL));
+    g_assert_true(post_chain(&f, 1, 1, NULL));
     complete(&f, 0);
     fake_rdma_complete((uintptr_t)&f.work[1], IBV_WC_RETRY_EXC_ERR, 0);
     g_assert_cmpint(rmig_verbs_poll(f.verbs, &err), ==, -1);
@@ -274,7 +400,7 @@ static void test_behind_error(void)
     fake_rdma_init();
     setup(&f);
     for (unsigned i = 0; i < 3; i++) {
-        g_assert_true(write_one(&f, i, true, NULL));
+        g_assert_true(post_chain(&f, i, 1, NULL));
     }
     fake_rdma_complete((uintptr_t)&f.work[0], IBV_WC_WR_FLUSH_ERR, 0);
     fake_rdma_complete((uintptr_t)&f.work[1], IBV_WC_REM_ACCESS_ERR, 0);
@@ -358,6 +484,38 @@ static void test_register(void)
     teardown(&f);
 }
 
+/* The most that was pinned together, over all regions */
+static void test_peak(void)
+{
+    RMigMr *mr[3];
+    Fixture f;
+
+    fake_rdma_init();
+    setup(&f);
+    rmig_mr_reset_peak();
+    g_assert_cmpuint(rmig_mr_pinned_peak_bytes(), ==, 64);
+    for (unsigned i = 0; i < 3; i++) {
+        mr[i] = rmig_mr_register(f.verbs, f.buf, 10 + i, true, NULL);
+        g_assert_nonnull(mr[i]);
+    }
+    g_assert_cmpuint(rmig_mr_pinned_peak_bytes(), ==, 64 + 33);
+    rmig_mr_unregister(mr[0]);
+    rmig_mr_unregister(mr[1]);
+    g_assert_cmpuint(rmig_mr_pinned_bytes(), ==, 64 + 12);
+    g_assert_cmpuint(rmig_mr_pinned_peak_bytes(), ==, 64 + 33);
+    mr[0] = rmig_mr_register(f.verbs, f.buf, 5, true, NULL);
+    g_assert_cmpuint(rmig_mr_pinned_peak_bytes(), ==, 64 + 33);
+    rmig_mr_reset_peak(); /* to what is pinned now */
+    g_assert_cmpuint(rmig_mr_pinned_peak_bytes(), ==, 64 + 17);
+    fake_rdma.fail_call = "ibv_reg_mr";
+    fake_rdma.fail_errno = ENOMEM;
+    g_assert_null(rmig_mr_register(f.verbs, f.buf, 50, true, NULL));
+    g_assert_cmpuint(rmig_mr_pinned_peak_bytes(), ==, 64 + 17);
+    rmig_mr_unregister(mr[0]);
+    rmig_mr_unregister(mr[2]);
+    teardown(&f);
+}
+
 /* The one failure that every user meets names its remedy */
 static void test_memlock_hint(void)
 {
@@ -400,6 +558,9 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/verbs/post", test_post);
     g_test_add_func("/verbs/post/fails", test_post_fails);
+    g_test_add_func("/verbs/chain", test_chain);
+    g_test_add_func("/verbs/chain/fails", test_chain_fails);
+    g_test_add_func("/verbs/chain/fails-again", test_chain_fails_again);
     g_test_add_func("/verbs/slots", test_slots);
     g_test_add_func("/verbs/slots/reserved", test_reserved_slots);
     g_test_add_func("/verbs/slots/small-device", test_small_device);
@@ -409,6 +570,7 @@ int main(int argc, char **argv)
     g_test_add_func("/verbs/arm", test_arm);
     g_test_add_func("/verbs/new-fails", test_new_fails);
     g_test_add_func("/verbs/register", test_register);
+    g_test_add_func("/verbs/register/peak", test_peak);
     g_test_add_func("/verbs/register/memlock", test_memlock_hint);
     g_test_add_func("/verbs/revoke", test_revoke);
     return g_test_run();

@@ -314,8 +314,8 @@ uint64_t vs_shape_transmit(uint64_t bytes)
 
 /*
  * Which mappings consist of huge pages of hugetlbfs.  /proc/self/smaps says
- * so, but reading it takes milliseconds in a big process, so a mapping is
- * looked up once.  If another takes its place later the answer may be stale;
+ * so, but reading it takes tens of milliseconds in a big process, so it is only
+ * read where the machine has such pages, and a mapping is looked up once.  If another takes its place later the answer may be stale;
  * only the time that registering takes hangs on it.  Transparent huge pages
  * do not count: whether a range has them would have to be asked each time.
  */
@@ -357,6 +357,28 @@ static Mapping read_mapping(uintptr_t addr)
     return found;
 }
 
+/* Of any size; asked once */
+static bool machine_has_huge_pages(void)
+{
+    static gsize answer; /* 1: no, 2: yes */
+
+    if (g_once_init_enter(&answer)) {
+        FILE *file = fopen("/proc/meminfo", "re");
+        unsigned long kib = file ? 0 : 1;
+        char line[128];
+
+        while (file && fgets(line, sizeof(line), file) &&
+               sscanf(line, "Hugetlb: %lu", &kib) != 1) {
+            /* the next line */
+        }
+        if (file) {
+            fclose(file);
+        }
+        g_once_init_leave(&answer, kib > 0 ? 2 : 1);
+    }
+    return answer == 2;
+}
+
 static bool is_huge(uintptr_t addr)
 {
     Mapping *mapping = NULL;
@@ -381,7 +403,8 @@ uint64_t vs_shape_reg_cost(const void *addr, uint64_t length)
 {
     uint64_t mib_ns = vs_shape.reg_mib_4k_ns;
 
-    if (vs_shape.reg_mib_2m_ns != mib_ns && is_huge((uintptr_t)addr)) {
+    if (vs_shape.reg_mib_2m_ns != mib_ns && machine_has_huge_pages() &&
+        is_huge((uintptr_t)addr)) {
         mib_ns = vs_shape.reg_mib_2m_ns;
     }
     return vs_shape.reg_call_ns + (uint64_t)(length / 1048576.0 * mib_ns);

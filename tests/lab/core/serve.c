@@ -80,7 +80,8 @@ static void zero(void *opaque, void *host, uint64_t len)
 {
     Serve *s = opaque;
 
-    s->zeroed_bytes += len;
+    /* On several threads */
+    __atomic_fetch_add(&s->zeroed_bytes, len, __ATOMIC_RELAXED);
     memset(host, 0, len);
 }
 
@@ -97,8 +98,12 @@ static uint64_t ram_bytes(void *opaque)
 
 static void warn(void *opaque, const char *message)
 {
-    (void)opaque;
-    g_error("no warning was expected: %s", message);
+    Serve *s = opaque;
+
+    if (!s->may_warn) {
+        g_error("no warning was expected: %s", message);
+    }
+    s->warnings++;
 }
 
 static const RMigDestOps dest_ops = {
@@ -261,11 +266,20 @@ static bool obey(Serve *s)
 
 void serve_init(Serve *s, const Address *address)
 {
-    RMigDestConfig config = {
-        .waiter = rmig_poll_waiter, .ops = &dest_ops, .opaque = s,
-    };
+    RMigDestConfig wishes = { .register_threads = RMIG_REGISTER_THREADS };
+
+    serve_init_with(s, address, &wishes);
+}
+
+void serve_init_with(Serve *s, const Address *address,
+                     const RMigDestConfig *wishes)
+{
+    RMigDestConfig config = *wishes;
     GError *err = NULL;
 
+    config.waiter = rmig_poll_waiter;
+    config.ops = &dest_ops;
+    config.opaque = s;
     memset(s, 0, sizeof(*s));
     s->got = g_byte_array_new();
     s->dest = rmig_dest_new(&config, address_of(address), &err);

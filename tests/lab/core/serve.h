@@ -46,6 +46,7 @@ typedef struct Serve {
     /* Set before serve_start() */
     bool return_path; /* two connections are expected */
     bool polls;       /* reads without waiting in the core */
+    bool may_warn;    /* else a warning ends the test */
     TestBlock *blocks;
     unsigned n_blocks;
     /* Any thread */
@@ -56,14 +57,18 @@ typedef struct Serve {
     GError *error;
     RMigCounters counters;
     uint64_t zeroed_bytes;
+    unsigned warnings;
     uint32_t returned_bytes;
     int64_t ended_us; /* when its last order or wait ended */
     bool closed;
     GThread *thread;
 } Serve;
 
-/* Listens at @address */
+/* Listens at @address; threads register, and nothing is limited */
 void serve_init(Serve *serve, const Address *address);
+/* ... with the pin_limit, register_threads and version_1_only of @wishes */
+void serve_init_with(Serve *serve, const Address *address,
+                     const RMigDestConfig *wishes);
 /* What rmig_dest_accept() says to the next request, within 10 s */
 RMigAccepted serve_accept(Serve *serve, GError **err);
 /* In this thread; ends with the stream, or serve->error */

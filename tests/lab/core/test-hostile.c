@@ -3,288 +3,13 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The hostile source is made of the core's own link, control and verbs rooms,
- * whose messages and writes the test composes itself.  Whatever it does, the
- * destination's memory is untouched where it was not offered, and the
- * destination ends with an error that says why.  docs/rdma.txt, "Security".
+ * Whatever the hostile source of hostile.h does, the destination's memory is
+ * untouched where it was not offered, and the destination ends with an error
+ * that says why.  docs/rdma.txt, "Security".
  */
 #include <string.h>
 
-#include "blocks.h"
-#include "control.h"
-#include "serve.h"
-
-#define PAGE 4096u
-#define MIB (1024u * 1024u)
-#define ANSWER_MS 10000
-#define MARK 0x5a
-/* The chunk that fixture_begin() registers */
-#define REGISTERED_CHUNK 1
-/* An end must not take longer than this */
-#define END_SECONDS 5
-
-static TestBlock blocks[] = {
-    { .name = "ram", .length = 3 * MIB + 5 * PAGE, .offset = 0x10000000 },
-    { .name = "rom", .length = 3 * PAGE, .offset = 0x20000000 },
-    { .name = "empty", .length = 0, .offset = 0x30000000 },
-};
-#define N_BLOCKS G_N_ELEMENTS(blocks)
-enum { RAM, ROM, EMPTY };
-
-typedef struct Fixture {
-    Held held;
-    Serve serve;
-    RMigShutdown *shutdown;
-    RMigLink *link;
-    RMigControl *control;
-    RMigMr *mr;
-    uint8_t *marks; /* 2 MiB of MARK, @mr */
-    uint32_t rkey;  /* of the registered chunk */
-    RMigWork write;
-    bool written; /* it has come to its end */
-} Fixture;
-
-/* ---- what it says ---- */
-
-static void command(Fixture *f, RMigWireType type, const void *data,
-                    uint32_t len, uint32_t repeat)
-{
-    GError *err = NULL;
-    uint8_t *buf = rmig_control_buffer(f->control, &err);
-
-    g_assert_no_error(err);
-    if (len) {
-        memcpy(buf, data, len);
-    }
-    g_assert_true(rmig_control_command(f->control, type, len, repeat, &err));
-    g_assert_no_error(err);
-}
-
-static void say(Fixture *f, ServeOrder order, uint32_t number)
-{
-    uint8_t buf[ORDER_BYTES];
-
-    command(f, RMIG_WIRE_QEMU_FILE, buf, order_pack(buf, order, number), 1);
-}
-
-static void command_registers(Fixture *f, RMigWireType type, uint64_t key,
-                              uint32_t block, uint64_t chunks)
-{
-    RMigWireRegister reg = { .key = key, .block = block, .chunks = chunks };
-    uint8_t buf[RMIG_WIRE_REGISTER_BYTES];
-
-    rmig_wire_register_pack(buf, &reg);
-    command(f, type, buf, sizeof(buf), 1);
-}
-
-static void command_zero(Fixture *f, uint32_t block, uint64_t offset,
-                         uint64_t length)
-{
-    RMigWireZeroRun run = {
-        .block = block, .offset = offset, .length = length,
-    };
-    uint8_t buf[RMIG_WIRE_ZERO_RUN_BYTES];
-
-    rmig_wire_zero_run_pack(buf, &run);
-    command(f, RMIG_WIRE_COMPRESS, buf, sizeof(buf), 1);
-}
-
-static void take_answer(Fixture *f, RMigWireMessage *msg)
-{
-    GError *err = NULL;
-
-    g_assert_true(rmig_control_wait_answer(f->control, ANSWER_MS, msg, &err));
-    g_assert_no_error(err);
-}
-
-static void release(Fixture *f)
-{
-    GError *err = NULL;
-
-    g_assert_true(rmig_control_release(f->control, &err));
-    g_assert_no_error(err);
-}
-
-/* @address in the destination's ram_addr_t space; returns the rkey */
-static uint32_t register_chunks(Fixture *f, uint64_t address, uint32_t block,
-                                uint64_t further)
-{
-    RMigWireMessage msg;
-    RMigWireResult result;
-
-    command_registers(f, RMIG_WIRE_REGISTER_REQUEST, address, block, further);
-    take_answer(f, &msg);
-    g_assert_cmpuint(msg.n_records, ==, 1);
-    rmig_wire_result_unpack(&msg, 0, &result);
-    release(f);
-    g_assert_cmpuint(result.rkey, !=, 0);
-    g_assert_cmpuint(result.host_addr, ==, (uintptr_t)blocks[block].dst);
-    return result.rkey;
-}
-
-static void unregister_chunks(Fixture *f, uint64_t chunk, uint32_t block,
-                              uint64_t further)
-{
-    RMigWireMessage msg;
-
-    command_registers(f, RMIG_WIRE_UNREGISTER_REQUEST, chunk, block, further);
-    take_answer(f, &msg);
-    g_assert_cmpint(msg.type, ==, RMIG_WIRE_UNREGISTER_FINISHED);
-    release(f);
-}
-
-/* ---- what it writes ---- */
-
-static void write_done(RMigWork *work, uint32_t bytes)
-{
-    Fixture *f = work->owner;
-
-    (void)bytes;
-    f->written = true;
-}
-
-/* Waits for the write to end; false with the reason why it failed */
-static bool write_marks(Fixture *f, const uint8_t *to, uint32_t bytes,
-                        uint32_t rkey, unsigned seconds, GError **err)
-{
-    int64_t deadline = g_get_monotonic_time() + seconds * G_USEC_PER_SEC;
-    bool ok;
-
-    f->write = (RMigWork) {
-        .what = "RDMA Write", .done = write_done, .owner = f,
-    };
-    f->written = false;
-    ok = rmig_verbs_post_write(rmig_link_verbs(f->link), &f->write, true,
-                               f->mr, f->marks, bytes, (uintptr_t)to, rkey,
-                               err);
-    while (ok && !f->written) {
-        ok = rmig_link_step(f->link, deadline, "the write", err);
-    }
-    return ok;
-}
-
-static void expect_write(Fixture *f, uint8_t *to, uint32_t bytes,
-                         uint32_t rkey)
-{
-    GError *err = NULL;
-
-    g_assert_true(write_marks(f, to, bytes, rkey, END_SECONDS, &err));
-    g_assert_no_error(err);
-    g_assert_cmpmem(to, bytes, f->marks, bytes);
-    memset(to, 0xee, bytes); /* as blocks_alloc() left it */
-}
-
-/* The device of the destination refuses it */
-static void expect_no_write(Fixture *f, const uint8_t *to, uint32_t bytes,
-                            uint32_t rkey)
-{
-    GError *err = NULL;
-
-    g_assert_false(write_marks(f, to, bytes, rkey, END_SECONDS, &err));
-    g_test_message("%s", err->message);
-    expect_error(err, "remote access error");
-    blocks_check_untouched(blocks, N_BLOCKS);
-}
-
-/* ---- fixture ---- */
-
-static void exchange_blocks(Fixture *f)
-{
-    RMigWireMessage msg;
-
-    for (unsigned i = 0; i < N_BLOCKS; i++) {
-        uint32_t len = strlen(blocks[i].name);
-
-        say(f, ORDER_NAME, len);
-        command(f, RMIG_WIRE_QEMU_FILE, blocks[i].name, len, 1);
-    }
-    say(f, ORDER_HOOK, 0);
-    command(f, RMIG_WIRE_RAM_BLOCKS_REQUEST, NULL, 0, 1);
-    take_answer(f, &msg);
-    g_assert_cmpuint(msg.n_records, ==, N_BLOCKS);
-    release(f);
-}
-
-/*
- * Connected, the blocks exchanged, one chunk registered, which works; the
- * destination serves commands.  False without a device.
- */
-static bool fixture_begin(Fixture *f)
-{
-    Address address;
-    GError *err = NULL;
-    RMigWirePrivate ask = { 0 }, answer;
-
-    memset(f, 0, sizeof(*f));
-    if (!device_has(AF_INET)) {
-        return false;
-    }
-    f->held = held_now();
-    address = device_address(AF_INET, 0);
-    blocks_alloc(blocks, N_BLOCKS);
-    serve_init(&f->serve, &address);
-    f->serve.blocks = blocks;
-    f->serve.n_blocks = N_BLOCKS;
-    serve_start(&f->serve);
-    address = device_address(AF_INET, f->serve.port);
-    f->shutdown = rmig_shutdown_new(&err);
-    f->link = rmig_link_resolve("hostile", &rmig_poll_waiter, f->shutdown,
-                                address_of(&address), &err);
-    g_assert_no_error(err);
-    f->control = rmig_control_new(f->link, true, &err);
-    g_assert_no_error(err);
-    g_assert_true(rmig_link_connect(f->link, &ask, &answer, &err));
-    g_assert_no_error(err);
-    f->marks = g_malloc(2 * MIB);
-    memset(f->marks, MARK, 2 * MIB);
-    f->mr = rmig_mr_register(rmig_link_verbs(f->link), f->marks, 2 * MIB,
-                             false, &err);
-    g_assert_no_error(err);
-    exchange_blocks(f);
-    f->rkey = register_chunks(f, blocks[RAM].offset + SERVE_OFFSET +
-                              REGISTERED_CHUNK * MIB, RAM, 0);
-    expect_write(f, blocks[RAM].dst + REGISTERED_CHUNK * MIB, PAGE, f->rkey);
-    return true;
-}
-
-/* @part: of the error with which the destination ends; NULL: with none */
-static void fixture_end(Fixture *f, const char *part)
-{
-    int64_t start = g_get_monotonic_time();
-
-    if (part) {
-        /* By itself, while we are still there */
-        g_thread_join(g_steal_pointer(&f->serve.thread));
-        g_assert_cmpfloat(seconds_since(start), <, END_SECONDS);
-        g_assert_nonnull(f->serve.error);
-        g_test_message("%s", f->serve.error->message);
-        expect_error(g_error_copy(f->serve.error), part);
-    }
-    serve_end(&f->serve);
-    blocks_check_untouched(blocks, N_BLOCKS);
-    rmig_link_disconnect(f->link);
-    rmig_mr_unregister(f->mr);
-    rmig_control_free(f->control);
-    rmig_link_free(f->link);
-    rmig_shutdown_free(f->shutdown);
-    g_free(f->marks);
-    serve_cleanup(&f->serve);
-    blocks_free(blocks, N_BLOCKS);
-    held_check(f->held);
-}
-
-/* The peer says ERROR before it leaves */
-static void expect_told(Fixture *f)
-{
-    GError *err = NULL;
-
-    while (rmig_link_step(f->link,
-                          g_get_monotonic_time() + 5 * G_USEC_PER_SEC,
-                          "the destination's ERROR", &err)) {
-        /* until something fails */
-    }
-    expect_error(err, "gave up");
-}
+#include "hostile.h"
 
 /* ---- commands outside of the blocks ---- */
 
@@ -453,6 +178,215 @@ static void test_write_revoked(void)
     fixture_end(&f, NULL);
 }
 
+#define N_WRITES (2 * RMIG_VERBS_CHAIN)
+
+static void writes_done(RMigWork *work, uint32_t bytes)
+{
+    unsigned *left = work->owner;
+
+    (void)bytes;
+    (*left)--;
+}
+
+static bool post_many(Fixture *f, RMigWork *work, GError **err)
+{
+    RMigWrite writes[RMIG_VERBS_CHAIN];
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(writes); i++) {
+        writes[i] = (RMigWrite) {
+            .mr = f->mr, .addr = f->marks, .bytes = MIB / 2, .rkey = f->rkey,
+            .remote_addr = (uintptr_t)blocks[RAM].dst + REGISTERED_CHUNK * MIB,
+        };
+    }
+    return rmig_verbs_post_writes(rmig_link_verbs(f->link), work, writes,
+                                  G_N_ELEMENTS(writes), err);
+}
+
+/*
+ * Let go while writes are on their way: they land or are refused, and neither
+ * touches anything else
+ */
+static void test_unregister_under_writes(void)
+{
+    unsigned left = 2;
+    RMigWork work[2] = {
+        { .what = "RDMA Write", .done = writes_done, .owner = &left },
+        { .what = "RDMA Write", .done = writes_done, .owner = &left },
+    };
+    RMigWireMessage msg;
+    GError *err = NULL;
+    Fixture f;
+    bool ok;
+
+    if (!fixture_begin_with(&f, EXTENSIONS, 0)) {
+        return;
+    }
+    g_assert_true(post_many(&f, &work[0], &err));
+    g_assert_no_error(err);
+    command_registers(&f, UNREGISTER, REGISTERED_CHUNK, RAM, 0);
+    ok = post_many(&f, &work[1], &err);
+    while (ok && left > 0) {
+        ok = rmig_link_step(f.link, g_get_monotonic_time() +
+                            END_SECONDS * G_USEC_PER_SEC, "writes", &err);
+    }
+    memset(blocks[RAM].dst + REGISTERED_CHUNK * MIB, 0xee, MIB);
+    if (ok) {
+        g_test_message("all have landed");
+        take_answer(&f, &msg);
+        release(&f);
+        command(&f, RMIG_WIRE_REGISTER_FINISHED, NULL, 0, 1);
+        say(&f, ORDER_END, 0);
+        fixture_end(&f, NULL);
+        return;
+    }
+    g_test_message("%s", err->message);
+    /* The refusal, or what the destination made of it */
+    if (!strstr(err->message, "the peer gave up") &&
+        !strstr(err->message, "closed")) {
+        expect_error(err, "remote access error");
+    } else {
+        g_error_free(err);
+    }
+    fixture_end(&f, "");
+}
+
+/* ---- many records ---- */
+
+static uint64_t address_in(unsigned block, uint64_t chunk)
+{
+    return blocks[block].offset + SERVE_OFFSET + chunk * MIB;
+}
+
+/* Answers in the order of the records, each key for its own chunk */
+static void test_batch_answered(void)
+{
+    const RMigWireRegister regs[] = {
+        { .block = RAM, .key = address_in(RAM, 3) },
+        { .block = ROM, .key = address_in(ROM, 0) },
+        { .block = RAM, .key = address_in(RAM, 0) },
+        { .block = RAM, .key = address_in(RAM, 1) },
+    };
+    uint32_t rkeys[G_N_ELEMENTS(regs)];
+    Fixture f;
+
+    if (!fixture_begin_with(&f, EXTENSIONS, 0)) {
+        return;
+    }
+    register_many(&f, regs, G_N_ELEMENTS(regs), rkeys);
+    expect_write(&f, blocks[RAM].dst + 3 * MIB, 5 * PAGE, rkeys[0]);
+    expect_write(&f, blocks[ROM].dst, 3 * PAGE, rkeys[1]);
+    expect_write(&f, blocks[RAM].dst, MIB, rkeys[2]);
+    g_assert_cmpuint(rkeys[3], ==, f.rkey); /* it had that one already */
+    expect_write(&f, blocks[RAM].dst + MIB, MIB, rkeys[3]);
+    expect_no_write(&f, blocks[RAM].dst, MIB + 1, rkeys[2]);
+    fixture_end(&f, "");
+}
+
+/* The same chunk so often that it is more than all of RAM */
+static void check_too_many(uint32_t n, const char *message)
+{
+    g_autofree RMigWireRegister *regs = g_new0(RMigWireRegister, n);
+    Fixture f;
+
+    if (!fixture_begin_with(&f, EXTENSIONS, 0)) {
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        regs[i].key = address_in(RAM, i % 3);
+    }
+    command_records(&f, REGISTER, regs, n);
+    expect_told(&f);
+    fixture_end(&f, message);
+}
+
+static void test_batch_most_records(void)
+{
+    check_too_many(RMIG_WIRE_RECORDS_MAX, "names more memory than there is");
+}
+
+static void test_batch_too_many_records(void)
+{
+    check_too_many(RMIG_WIRE_RECORDS_MAX + 1, "records");
+}
+
+/* A short chunk can be named some hundred times; the last one counts */
+static void test_batch_again_and_again(void)
+{
+    RMigWireRegister regs[200];
+    uint32_t rkeys[G_N_ELEMENTS(regs)];
+    Fixture f;
+
+    if (!fixture_begin_with(&f, EXTENSIONS, 0)) {
+        return;
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(regs); i++) {
+        regs[i] = (RMigWireRegister) { .block = ROM,
+                                       .key = address_in(ROM, 0) };
+    }
+    register_many(&f, regs, G_N_ELEMENTS(regs), rkeys);
+    expect_write(&f, blocks[ROM].dst, 3 * PAGE,
+                 rkeys[G_N_ELEMENTS(regs) - 1]);
+    unregister_chunks(&f, 0, ROM, 0);
+    command(&f, RMIG_WIRE_REGISTER_FINISHED, NULL, 0, 1);
+    say(&f, ORDER_END, 0);
+    serve_end(&f.serve);
+    g_assert_no_error(f.serve.error);
+    g_assert_cmpuint(f.serve.counters.chunks_registered, ==,
+                     1 + G_N_ELEMENTS(regs));
+    fixture_end(&f, NULL);
+}
+
+/* ---- more than may be pinned ---- */
+
+/* Both sides' buffers and the marks count, too; what is left is a chunk */
+#define LITTLE (12 * MIB)
+
+static void test_limit_refused(void)
+{
+    const RMigWireRegister regs[] = {
+        { .block = RAM, .key = address_in(RAM, 0) },
+        { .block = RAM, .key = address_in(RAM, 3) },
+        { .block = RAM, .key = address_in(RAM, 2) },
+    };
+    uint32_t rkeys[G_N_ELEMENTS(regs)];
+    Fixture f;
+
+    if (!fixture_begin_with(&f, EXTENSIONS, LITTLE)) {
+        return;
+    }
+    g_assert_cmpuint(f.room, >, MIB);
+    g_assert_cmpuint(f.room, <, 2 * MIB);
+    register_many(&f, regs, G_N_ELEMENTS(regs), rkeys);
+    g_assert_cmpuint(rkeys[0], ==, 0);
+    g_assert_cmpuint(rkeys[1], !=, 0); /* a short one */
+    g_assert_cmpuint(rkeys[2], ==, 0);
+    expect_write(&f, blocks[RAM].dst + 3 * MIB, 5 * PAGE, rkeys[1]);
+    unregister_chunks(&f, REGISTERED_CHUNK, RAM, 0);
+    register_many(&f, regs, G_N_ELEMENTS(regs), rkeys);
+    g_assert_cmpuint(rkeys[0], !=, 0);
+    g_assert_cmpuint(rkeys[2], ==, 0);
+    expect_write(&f, blocks[RAM].dst, MIB, rkeys[0]);
+    command(&f, RMIG_WIRE_REGISTER_FINISHED, NULL, 0, 1);
+    say(&f, ORDER_END, 0);
+    serve_end(&f.serve);
+    g_assert_no_error(f.serve.error);
+    g_assert_cmpuint(f.serve.counters.chunks_refused, ==, 3);
+    fixture_end(&f, NULL);
+}
+
+/* One that knows of no refusal cannot go on */
+static void test_limit_version_1(void)
+{
+    Fixture f;
+
+    if (!fixture_begin_with(&f, 0, LITTLE)) {
+        return;
+    }
+    command_registers(&f, REGISTER, address_in(RAM, 0), RAM, 0);
+    expect_told(&f);
+    fixture_end(&f, "asks for more memory to be pinned than may be here");
+}
+
 /* ---- what is allowed goes on being answered ---- */
 
 static void test_unregister_answered(void)
@@ -486,17 +420,22 @@ static void test_unregister_answered(void)
 
 /* ---- messages ---- */
 
+static void sent(RMigWork *work, uint32_t bytes)
+{
+    (void)work;
+    (void)bytes;
+}
+
 /* Larger than any receive: the destination's device refuses it */
 static void test_oversized_message(void)
 {
-    RMigWork work = { .what = "SEND", .done = write_done };
+    RMigWork work = { .what = "SEND", .done = sent };
     GError *err = NULL;
     Fixture f;
 
     if (!fixture_begin(&f)) {
         return;
     }
-    work.owner = &f;
     g_assert_true(rmig_verbs_post_send(rmig_link_verbs(f.link), &work, f.mr,
                                        f.marks, 600 * 1024, &err));
     while (rmig_link_step(f.link,
@@ -530,7 +469,7 @@ static void test_unasked_messages(void)
     rmig_wire_header_pack(f.marks, &header);
     for (unsigned i = 0; i < G_N_ELEMENTS(work); i++) {
         work[i] = (RMigWork) {
-            .what = "SEND", .done = write_done, .owner = &f,
+            .what = "SEND", .done = sent,
         };
         g_assert_true(rmig_verbs_post_send(rmig_link_verbs(f.link), &work[i],
                                            f.mr, f.marks,
@@ -567,6 +506,16 @@ int main(int argc, char **argv)
     g_test_add_func("/hostile/write/behind-block", test_write_behind_block);
     g_test_add_func("/hostile/write/unregistered", test_write_unregistered);
     g_test_add_func("/hostile/write/revoked", test_write_revoked);
+    g_test_add_func("/hostile/unregister/under-writes",
+                    test_unregister_under_writes);
+    g_test_add_func("/hostile/batch/answered", test_batch_answered);
+    g_test_add_func("/hostile/batch/most-records", test_batch_most_records);
+    g_test_add_func("/hostile/batch/too-many-records",
+                    test_batch_too_many_records);
+    g_test_add_func("/hostile/batch/again-and-again",
+                    test_batch_again_and_again);
+    g_test_add_func("/hostile/limit/refused", test_limit_refused);
+    g_test_add_func("/hostile/limit/version-1", test_limit_version_1);
     g_test_add_func("/hostile/unregister/answered", test_unregister_answered);
     g_test_add_func("/hostile/message/oversized", test_oversized_message);
     g_test_add_func("/hostile/message/unasked", test_unasked_messages);

@@ -605,12 +605,12 @@ static void test_shutdown_read(void)
     rmig_source_free(source);
 }
 
-/* READY has been said for the first message, but nobody reads that */
-static bool send_two(RMigSource *source, GError **err)
+/* READY has been said for the first two messages, but nobody reads those */
+static bool send_three(RMigSource *source, GError **err)
 {
     RMigStream *stream = rmig_source_stream(source);
 
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         if (!rmig_stream_write(stream, "D", 1, err) ||
             !rmig_stream_flush(stream, err)) {
             return false;
@@ -641,7 +641,7 @@ static void test_shutdown_source(void)
     stopped(&stopper, err);
     /* And every later wait fails with it */
     err = NULL;
-    g_assert_false(send_two(source, &err));
+    g_assert_false(send_three(source, &err));
     expect_error(err, "shut down");
     rmig_source_close(source, true);
     serve_cleanup(&serve);
@@ -663,7 +663,7 @@ static void test_shutdown_ready(void)
     address = device_address(AF_INET, 0);
     source = connect_both(&serve, &address);
     stop_soon(&stopper, source, NULL);
-    g_assert_false(send_two(source, &err));
+    g_assert_false(send_three(source, &err));
     stopped(&stopper, err);
     rmig_source_free(source);
     serve_cleanup(&serve);

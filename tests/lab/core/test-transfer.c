@@ -8,7 +8,13 @@
  * random and of zero pages that change from round to round; the stream carries
  * data before, between and after the rounds.  In the end both must be equal
  * byte for byte, the counters must fit what was sent, and nothing may be left.
+ *
+ * Either side may be one of version 1, may have little to pin, or a device that
+ * is slow to register, refuses now and then or has few regions.  Both sides are
+ * one process, and so are their devices.
  */
+#include <glib/gstdio.h>
+#include <unistd.h>
 #include <string.h>
 
 #include "blocks.h"
@@ -32,12 +38,21 @@ static TestBlock blocks[] = {
     { .name = "rom", .length = 16 * PAGE, .offset = 0x40000 },
     { .name = "all-zero", .length = 2 * MIB + PAGE, .offset = 0x60000000 },
 };
+#define PC_RAM 0
+#define RAM_BYTES (20 * MIB + 5 * PAGE)
+#define LARGE_RAM_BYTES (64 * MIB + 5 * PAGE)
 #define N_BLOCKS G_N_ELEMENTS(blocks)
 #define ALL_ZERO (N_BLOCKS - 1)
 
 typedef struct Migration {
     int family;
     bool pin_all, return_path, polls, traced;
+    bool large; /* more RAM than may be pinned */
+    bool source_1, dest_1; /* of version 1 */
+    bool here;  /* no threads that register */
+    uint64_t source_limit, dest_limit; /* bytes that may be pinned; 0: any */
+    const char *fault; /* for verbsim, from the first page on */
+    bool refuses;      /* ... and registrations fail by it */
     RMigSource *source;
     Serve serve;
     GRand *rand;
@@ -47,6 +62,7 @@ typedef struct Migration {
     /* What the counters must show */
     uint64_t data_bytes, data_pages, zero_bytes;
     GHashTable *chunks; /* addresses of chunks with data */
+    unsigned long *dirty[N_BLOCKS]; /* a bit for each page to be sent */
 } Migration;
 
 static gint trace_lines;
@@ -151,6 +167,27 @@ static void put_back(Migration *m, uint32_t bytes)
 
 /* ---- memory ---- */
 
+#define WORD_BITS (8 * sizeof(unsigned long))
+
+static void hint(Migration *m, unsigned i)
+{
+    m->dirty[i] = g_new0(unsigned long,
+                         blocks[i].length / PAGE / WORD_BITS + 1);
+    rmig_source_hint_block(m->source, blocks[i].offset, &(RMigBlockHints) {
+        .dirty = m->dirty[i], .page_shift = 12,
+    });
+}
+
+static unsigned long *dirty_word(Migration *m, unsigned i, uint64_t at)
+{
+    return &m->dirty[i][at / PAGE / WORD_BITS];
+}
+
+static unsigned long dirty_bit(uint64_t at)
+{
+    return 1ul << (at / PAGE % WORD_BITS);
+}
+
 static void exchange(Migration *m)
 {
     GError *err = NULL;
@@ -163,6 +200,7 @@ static void exchange(Migration *m)
         g_assert_true(rmig_source_add_block(m->source, b->name,
                                             b->length ? b->src : NULL,
                                             b->offset, b->length, &err));
+        hint(m, i);
     }
     order(m, ORDER_HOOK, 0);
     flush(m);
@@ -172,13 +210,16 @@ static void exchange(Migration *m)
     g_assert_no_error(err);
 }
 
-static void send_page(Migration *m, TestBlock *b, uint64_t at)
+static void send_page(Migration *m, unsigned i, uint64_t at)
 {
+    TestBlock *b = &blocks[i];
     uint64_t len = MIN(PAGE, b->length - at);
     bool zero = is_zero(b->src + at, len);
     GError *err = NULL;
-    RMigPage page = rmig_source_page(m->source, b->offset, at, len, &err);
+    RMigPage page;
 
+    *dirty_word(m, i, at) &= ~dirty_bit(at);
+    page = rmig_source_page(m->source, b->offset, at, len, &err);
     g_assert_no_error(err);
     g_assert_cmpint(page, ==, zero ? RMIG_PAGE_ZERO : RMIG_PAGE_DATA);
     if (zero) {
@@ -214,17 +255,18 @@ static void round_of_pages(Migration *m, unsigned round)
     order(m, ORDER_HOOK, 0);
     flush(m);
     for (unsigned i = 0; i < N_BLOCKS; i++) {
-        TestBlock *b = &blocks[i];
-        g_autoptr(GArray) dirty = g_array_new(false, false, sizeof(uint64_t));
-
-        for (uint64_t at = 0; at < b->length; at += PAGE) {
+        for (uint64_t at = 0; at < blocks[i].length; at += PAGE) {
             if (round == 0 || g_rand_int_range(m->rand, 0, 4) == 0) {
-                rewrite_page(m, b, at);
-                g_array_append_val(dirty, at);
+                rewrite_page(m, &blocks[i], at);
+                *dirty_word(m, i, at) |= dirty_bit(at);
             }
         }
-        for (unsigned n = 0; n < dirty->len; n++) {
-            send_page(m, b, g_array_index(dirty, uint64_t, n));
+    }
+    for (unsigned i = 0; i < N_BLOCKS; i++) {
+        for (uint64_t at = 0; at < blocks[i].length; at += PAGE) {
+            if (*dirty_word(m, i, at) & dirty_bit(at)) {
+                send_page(m, i, at);
+            }
         }
     }
     g_assert_true(rmig_source_finish(m->source, &err));
@@ -238,6 +280,12 @@ static void migration_begin(Migration *m)
     RMigSourceConfig config = {
         .waiter = rmig_poll_waiter, .is_zero = is_zero,
         .pin_all = m->pin_all, .return_path = m->return_path,
+        .pin_limit = m->source_limit, .version_1_only = m->source_1,
+        .register_threads = m->here ? 0 : RMIG_REGISTER_THREADS,
+    };
+    RMigDestConfig wishes = {
+        .pin_limit = m->dest_limit, .version_1_only = m->dest_1,
+        .register_threads = config.register_threads,
     };
     Address address = device_address(m->family, 0);
     GError *err = NULL;
@@ -245,10 +293,12 @@ static void migration_begin(Migration *m)
     m->rand = g_rand_new_with_seed(g_test_rand_int());
     m->sent = g_byte_array_new();
     m->chunks = g_hash_table_new(NULL, NULL);
+    blocks[PC_RAM].length = m->large ? LARGE_RAM_BYTES : RAM_BYTES;
     blocks_alloc(blocks, N_BLOCKS);
-    serve_init(&m->serve, &address);
+    serve_init_with(&m->serve, &address, &wishes);
     m->serve.return_path = m->return_path;
     m->serve.polls = m->polls;
+    m->serve.may_warn = m->refuses;
     m->serve.blocks = blocks;
     m->serve.n_blocks = N_BLOCKS;
     serve_start(&m->serve);
@@ -281,36 +331,81 @@ static void check_equal(Migration *m)
     }
 }
 
-/* @counters: of the source, taken before it was closed */
-static void check_counters(Migration *m, const RMigCounters *counters)
+static uint64_t all_chunks(void)
 {
-    uint64_t chunks = g_hash_table_size(m->chunks);
+    uint64_t sum = 0;
 
-    if (m->pin_all) {
-        chunks = 0;
-        for (unsigned i = 0; i < N_BLOCKS; i++) {
-            chunks += (blocks[i].length + MIB - 1) / MIB;
-        }
+    for (unsigned i = 0; i < N_BLOCKS; i++) {
+        sum += (blocks[i].length + MIB - 1) / MIB;
     }
-    g_assert_cmpuint(counters->write_bytes, ==, m->data_bytes);
-    g_assert_cmpuint(counters->chunks_registered, ==, chunks);
-    g_assert_cmpuint(m->serve.counters.chunks_registered, ==, chunks);
-    g_assert_cmpuint(m->serve.zeroed_bytes, ==, m->zero_bytes);
+    return sum;
+}
+
+/* @c: of one side; @limit: of that side */
+static void check_registered(Migration *m, const RMigCounters *c,
+                             uint64_t limit)
+{
+    bool extended = !m->source_1 && !m->dest_1;
+
+    g_assert_cmpuint(c->extensions, ==, extended ? RMIG_EXTENSION_BATCH |
+                                                   RMIG_EXTENSION_BUDGET : 0);
+    g_assert_cmpint(c->pins_all, ==, m->pin_all);
+    if (m->pin_all && !extended) {
+        g_assert_cmpuint(c->chunks_registered, ==, all_chunks());
+    } else {
+        g_assert_cmpuint(c->chunks_registered, >=,
+                         g_hash_table_size(m->chunks));
+    }
+    if (limit) {
+        g_assert_cmpuint(c->pin_limit, ==, limit);
+    } else if (!m->source_limit && !m->dest_limit && !m->fault) {
+        g_assert_cmpuint(c->chunks_registered, <=, all_chunks());
+        g_assert_cmpuint(c->chunks_evicted, ==, 0);
+    }
+}
+
+/* @c: of the source, taken before it was closed */
+static void check_counters(Migration *m, const RMigCounters *c)
+{
+    check_registered(m, c, m->source_limit);
+    check_registered(m, &m->serve.counters, m->dest_limit);
+    if (m->source_limit && m->dest_limit) {
+        g_assert_cmpuint(c->pinned_peak, <=, m->source_limit + m->dest_limit);
+    }
+    if (m->dest_limit) {
+        g_assert_cmpuint(c->peer_pinned_peak, <=, c->peer_pin_limit);
+    }
+    if (m->large && (m->source_limit || m->dest_limit)) {
+        g_assert_cmpuint(c->chunks_evicted, >, 0);
+        g_assert_cmpuint(c->chunks_again, >, 0);
+    }
+    g_assert_cmpint(c->chunks_refused + m->serve.counters.chunks_refused > 0,
+                    ==, m->refuses);
+    /* The user is told, but only once */
+    g_assert_cmpuint(m->serve.warnings, ==,
+                     m->serve.counters.chunks_refused > 0);
+    /* Small holes of zeros are written with what is around them */
+    g_assert_cmpuint(c->write_bytes, >=, m->data_bytes);
+    g_assert_cmpuint(c->write_bytes + m->serve.zeroed_bytes, ==,
+                     m->data_bytes + m->zero_bytes);
     /* Neighbours are merged; with random pages, to less than three quarters */
-    g_assert_cmpuint(counters->writes, >, 0);
-    g_assert_cmpuint(counters->writes, <, m->data_pages * 3 / 4);
-    g_assert_cmpuint(counters->zero_runs, >, 0);
-    g_assert_cmpuint(counters->zero_runs, <, m->zero_bytes / PAGE);
-    /* A message for each zero run, and less than 64 bytes for each message */
-    g_assert_cmpuint(counters->control_messages, >, counters->zero_runs);
-    g_assert_cmpuint(counters->control_bytes, <,
-                     64 * counters->control_messages);
+    g_assert_cmpuint(c->writes, >, 0);
+    g_assert_cmpuint(c->writes, <, m->data_pages * 3 / 4);
+    g_assert_cmpuint(c->zero_runs, >, 0);
+    g_assert_cmpuint(c->zero_runs, <, m->zero_bytes / PAGE);
+    g_assert_cmpuint(c->control_messages, >, 0);
+    g_assert_cmpuint(c->control_bytes, <,
+                     64 * (c->control_messages + c->zero_runs +
+                           c->chunks_registered + c->chunks_evicted +
+                           c->chunks_refused));
     g_test_message("%" G_GUINT64_FORMAT " KiB in %" G_GUINT64_FORMAT
                    " writes, %" G_GUINT64_FORMAT " zero runs, %"
-                   G_GUINT64_FORMAT " chunks, %u KiB of stream",
-                   (guint64)counters->write_bytes / 1024,
-                   (guint64)counters->writes, (guint64)counters->zero_runs,
-                   (guint64)chunks, m->sent->len / 1024);
+                   G_GUINT64_FORMAT " chunks, %" G_GUINT64_FORMAT " evicted, %"
+                   G_GUINT64_FORMAT " refused, %u KiB of stream",
+                   (guint64)c->write_bytes / 1024, (guint64)c->writes,
+                   (guint64)c->zero_runs, (guint64)c->chunks_registered,
+                   (guint64)c->chunks_evicted, (guint64)c->chunks_refused,
+                   m->sent->len / 1024);
 }
 
 static void migration_end(Migration *m)
@@ -332,9 +427,23 @@ static void migration_end(Migration *m)
     rmig_source_free(m->source);
     serve_cleanup(&m->serve);
     blocks_free(blocks, N_BLOCKS);
+    for (unsigned i = 0; i < N_BLOCKS; i++) {
+        g_free(m->dirty[i]);
+    }
     g_hash_table_destroy(m->chunks);
     g_byte_array_free(m->sent, true);
     g_rand_free(m->rand);
+}
+
+/* Whether verbsim is there, whose devices fail when they are told to */
+static bool can_fail(void)
+{
+    if (device_is_verbsim()) {
+        return true;
+    }
+    g_test_skip("it needs a device that fails on demand: "
+                "scripts/verbsim tests/lab/core-tests");
+    return false;
 }
 
 static void test_migration(gconstpointer data)
@@ -343,7 +452,7 @@ static void test_migration(gconstpointer data)
     Migration m = *(const Migration *)data;
     Held held = held_now();
 
-    if (!device_has(m.family)) {
+    if (!device_has(m.family) || (m.fault && !can_fail())) {
         return;
     }
     rmig_trace = m.traced ? count_line : NULL;
@@ -353,6 +462,9 @@ static void test_migration(gconstpointer data)
     }
     put_back(&m, 1);
     exchange(&m);
+    if (m.fault) {
+        device_tell_verbsim(getpid(), m.fault);
+    }
     for (unsigned round = 0; round < ROUNDS; round++) {
         put_data(&m, g_rand_int_range(m.rand, 1, 100000));
         round_of_pages(&m, round);
@@ -361,10 +473,13 @@ static void test_migration(gconstpointer data)
     put_data(&m, MAX_DATA_BYTES);
     put_back(&m, 600000);
     migration_end(&m);
+    if (m.fault) {
+        device_tell_verbsim(getpid(), "clear");
+    }
+    held_check(held);
     rmig_trace = NULL;
     g_assert_cmpint(g_atomic_int_get(&trace_lines) > 0, ==, m.traced);
     g_atomic_int_set(&trace_lines, 0);
-    held_check(held);
 }
 
 /* Nothing but a stream, as without any RAM */
@@ -408,7 +523,86 @@ static const struct {
     { "/transfer/pin-all-return-path-traced",
       { .family = AF_INET6, .pin_all = true, .return_path = true,
         .traced = true } },
+    { "/transfer/without-threads", { .family = AF_INET, .here = true } },
+    { "/transfer/version-1/source", { .family = AF_INET, .source_1 = true } },
+    { "/transfer/version-1/destination",
+      { .family = AF_INET, .dest_1 = true } },
+    { "/transfer/version-1/both",
+      { .family = AF_INET, .source_1 = true, .dest_1 = true } },
+    { "/transfer/version-1/source-pin-all",
+      { .family = AF_INET, .source_1 = true, .pin_all = true } },
+    { "/transfer/version-1/destination-pin-all",
+      { .family = AF_INET, .dest_1 = true, .pin_all = true } },
+    { "/transfer/version-1/both-pin-all",
+      { .family = AF_INET, .source_1 = true, .dest_1 = true,
+        .pin_all = true } },
+    { "/transfer/limit/source",
+      { .family = AF_INET, .large = true, .source_limit = 24 * MIB } },
+    { "/transfer/limit/destination",
+      { .family = AF_INET, .large = true, .dest_limit = 24 * MIB } },
+    { "/transfer/limit/both",
+      { .family = AF_INET, .large = true, .source_limit = 40 * MIB,
+        .dest_limit = 20 * MIB } },
+    { "/transfer/limit/least",
+      { .family = AF_INET, .large = true, .return_path = true,
+        .source_limit = 20 * MIB, .dest_limit = 16 * MIB } },
+    { "/transfer/limit/without-threads",
+      { .family = AF_INET, .large = true, .here = true,
+        .source_limit = 24 * MIB, .dest_limit = 24 * MIB } },
+    { "/transfer/limit/version-1",
+      { .family = AF_INET, .large = true, .dest_1 = true,
+        .source_limit = 24 * MIB } },
+    { "/transfer/slow", { .family = AF_INET, .fault =
+      "on register every 1: delay 5ms" } },
+    { "/transfer/slow-limit",
+      { .family = AF_INET, .large = true, .source_limit = 24 * MIB,
+        .fault = "on register every 1: delay 2ms" } },
+    { "/transfer/refused",
+      { .family = AF_INET, .large = true, .refuses = true,
+        .fault = "on register random 0.1: fail ENOMEM" } },
+    { "/transfer/refused-limit",
+      { .family = AF_INET, .large = true, .source_limit = 32 * MIB,
+        .dest_limit = 32 * MIB, .refuses = true,
+        .fault = "on register random 0.1: fail ENOMEM" } },
 };
+
+/*
+ * A device with few regions, which verbsim has from the beginning of a process.
+ * Here it is one for both sides.
+ */
+#define FEW_PROFILE "max-mr = 32\n"
+
+static void test_few_regions(void)
+{
+    static const Migration few = {
+        .family = AF_INET, .large = true, .refuses = true, .fault = "clear",
+    };
+
+    test_migration(&few);
+}
+
+static void test_few_regions_in_child(void)
+{
+    g_autofree char *profile = NULL;
+    GError *err = NULL;
+    int fd;
+
+    if (!can_fail()) {
+        return;
+    }
+    fd = g_file_open_tmp("rmig-few-XXXXXX", &profile, &err);
+    g_assert_no_error(err);
+    g_assert_cmpint(write(fd, FEW_PROFILE, strlen(FEW_PROFILE)), ==,
+                    strlen(FEW_PROFILE));
+    close(fd);
+    g_setenv("VERBSIM_PROFILE", profile, true);
+    g_test_trap_subprocess("/transfer/few-regions/subprocess", 0,
+                           G_TEST_SUBPROCESS_INHERIT_STDERR);
+    g_unsetenv("VERBSIM_PROFILE");
+    g_unlink(profile);
+    g_test_trap_assert_passed();
+}
+
 
 int main(int argc, char **argv)
 {
@@ -423,5 +617,7 @@ int main(int argc, char **argv)
     }
     g_test_add_data_func("/transfer/stream-only", &stream_only,
                          test_stream_only);
+    g_test_add_func("/transfer/few-regions", test_few_regions_in_child);
+    g_test_add_func("/transfer/few-regions/subprocess", test_few_regions);
     return g_test_run();
 }

@@ -1,0 +1,51 @@
+/*
+ * RDMA migration transport: work for other threads
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Job: worker threads that register memory, let it go and clear it, and bring
+ * what is done back to the connection's thread.
+ * Callers: mr, source, dest.
+ * Thread: the connection's, which alone adds and reaps; run() is on a worker.
+ *
+ * A job is part of the object that it works on.  Between rmig_jobs_add() and
+ * its done(), the object belongs to the worker.
+ */
+#ifndef RMIG_JOBS_H
+#define RMIG_JOBS_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct RMigJob RMigJob;
+typedef struct RMigJobs RMigJobs;
+
+struct RMigJob {
+    void (*run)(RMigJob *job);  /* on a worker thread */
+    void (*done)(RMigJob *job); /* then, from rmig_jobs_reap(); may free it */
+    RMigJob *next;              /* jobs' own */
+};
+
+/*
+ * rmig_jobs_new: start the workers
+ * @threads: how many; 0: rmig_jobs_add() itself runs the job
+ */
+RMigJobs *rmig_jobs_new(unsigned threads, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* Waits until everything that was added is reaped.  NULL is allowed. */
+void rmig_jobs_free(RMigJobs *jobs);
+
+void rmig_jobs_add(RMigJobs *jobs, RMigJob *job);
+/*
+ * Calls done() for what has run since the last time, in the order in which it
+ * finished.  Without a system call unless there is something.  Returns how
+ * many.
+ */
+unsigned rmig_jobs_reap(RMigJobs *jobs);
+/* Added and not yet reaped */
+unsigned rmig_jobs_pending(const RMigJobs *jobs);
+/* Readable when there is something to reap; -1 without threads */
+int rmig_jobs_fd(const RMigJobs *jobs);
+
+#endif

@@ -1,0 +1,232 @@
+/*
+ * Unit tests of the reaper room: freed here, or beside us and waited for
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * On the fakes of link and verbs: a link that goes before the memory that was
+ * registered through it fails the test.  Holding the lock of the fake of verbs
+ * holds up whoever unregisters.
+ */
+#include "fake-link.h"
+#include "reaper.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MIB RMIG_CHUNK_BYTES
+
+/* Three regions of a table of its own verbs, which outlive the burial */
+typedef struct Fixture {
+    RMigVerbs *verbs;
+    RMigBlocks blocks;
+    RMigRemains remains;
+    GThread *holder; /* of the verbs' lock */
+    GMutex lock;
+    GCond cond;
+    bool held;
+    bool let_go; /* likewise under @lock */
+} Fixture;
+
+static void fill_table(RMigMrTable *table, RMigVerbs *verbs,
+                       const RMigBlocks *blocks)
+{
+    RMigJobs *jobs = rmig_jobs_new(0, NULL);
+    const RMigBlock *block = rmig_blocks_get(blocks, 0);
+
+    rmig_mr_table_init(table, verbs, jobs, blocks, true, UINT64_MAX);
+    for (unsigned i = 0; i < 3; i++) {
+        rmig_span_install(rmig_span_register(table, block, 2 * i, 2));
+    }
+    rmig_jobs_free(jobs);
+    g_assert_cmpuint(verbs->mrs->len, ==, 3);
+}
+
+static void setup(Fixture *f)
+{
+    memset(f, 0, sizeof(*f));
+    g_mutex_init(&f->lock);
+    g_cond_init(&f->cond);
+    f->verbs = fake_verbs_new();
+    rmig_blocks_init(&f->blocks);
+    g_assert_true(rmig_blocks_add(&f->blocks, "ram",
+                                  (void *)(uintptr_t)0x7f0000000000, 0,
+                                  6 * MIB, NULL));
+    fill_table(&f->remains.table, f->verbs, &f->blocks);
+}
+
+static void teardown(Fixture *f)
+{
+    g_assert_cmpuint(f->verbs->mrs->len, ==, 0);
+    rmig_blocks_cleanup(&f->blocks);
+    fake_verbs_free(f->verbs);
+    g_mutex_clear(&f->lock);
+    g_cond_clear(&f->cond);
+}
+
+/* ---- holding up ---- */
+
+static gpointer hold(gpointer opaque)
+{
+    Fixture *f = opaque;
+
+    g_mutex_lock(&f->verbs->lock);
+    g_mutex_lock(&f->lock);
+    f->held = true;
+    g_cond_broadcast(&f->cond);
+    while (!f->let_go) {
+        g_cond_wait(&f->cond, &f->lock);
+    }
+    g_mutex_unlock(&f->lock);
+    /* Whoever does not wait is ahead of what comes now */
+    g_usleep(20000);
+    g_assert_cmpuint(f->verbs->mrs->len, ==, 3);
+    g_mutex_unlock(&f->verbs->lock);
+    return NULL;
+}
+
+static void hold_up(Fixture *f)
+{
+    f->holder = g_thread_new("holder", hold, f);
+    g_mutex_lock(&f->lock);
+    while (!f->held) {
+        g_cond_wait(&f->cond, &f->lock);
+    }
+    g_mutex_unlock(&f->lock);
+}
+
+static void let_go(Fixture *f)
+{
+    g_mutex_lock(&f->lock);
+    f->let_go = true;
+    g_cond_broadcast(&f->cond);
+    g_mutex_unlock(&f->lock);
+}
+
+/* ---- tests ---- */
+
+static void test_here(void)
+{
+    Fixture f;
+
+    setup(&f);
+    rmig_reaper_take(&f.remains, true);
+    g_assert_cmpuint(f.verbs->mrs->len, ==, 0);
+    rmig_reaper_wait(); /* for nothing */
+    teardown(&f);
+}
+
+static void test_beside(void)
+{
+    Fixture f;
+
+    setup(&f);
+    hold_up(&f);
+    rmig_reaper_take(&f.remains, false); /* returns, though it is held up */
+    memset(&f.remains, 0, sizeof(f.remains)); /* it has its own copy */
+    let_go(&f);
+    rmig_reaper_wait();
+    g_assert_cmpuint(f.verbs->mrs->len, ==, 0);
+    g_thread_join(f.holder);
+    rmig_reaper_wait();
+    teardown(&f);
+}
+
+/* Waiting is for all of them */
+static void test_several(void)
+{
+    Fixture f, more[3];
+
+    setup(&f);
+    hold_up(&f);
+    rmig_reaper_take(&f.remains, false);
+    for (unsigned i = 0; i < G_N_ELEMENTS(more); i++) {
+        setup(&more[i]);
+        rmig_reaper_take(&more[i].remains, false);
+    }
+    let_go(&f);
+    rmig_reaper_wait();
+    g_assert_cmpuint(f.verbs->mrs->len, ==, 0);
+    for (unsigned i = 0; i < G_N_ELEMENTS(more); i++) {
+        teardown(&more[i]);
+    }
+    g_thread_join(f.holder);
+    teardown(&f);
+}
+
+/* Memory of a connection goes before the connection; nothing is left of it */
+static void check_connections(bool here)
+{
+    RMigRemains remains = { 0 };
+    RMigLink *main_link = fake_link_new();
+    RMigLink *back_link = fake_link_new();
+    RMigBlocks blocks;
+
+    rmig_blocks_init(&blocks);
+    g_assert_true(rmig_blocks_add(&blocks, "ram",
+                                  (void *)(uintptr_t)0x7f0000000000, 0,
+                                  6 * MIB, NULL));
+    fill_table(&remains.table, main_link->verbs, &blocks);
+    g_assert_true(rmig_conn_init(&remains.main, main_link, true, NULL));
+    g_assert_true(rmig_conn_init(&remains.back, back_link, false, NULL));
+    rmig_conn_disconnect(&remains.main, true);
+    rmig_conn_disconnect(&remains.back, true);
+    rmig_blocks_cleanup(&blocks); /* the cleanup does not need them */
+    rmig_reaper_take(&remains, here);
+    rmig_reaper_wait();
+}
+
+static void test_connections(void)
+{
+    check_connections(true);
+    check_connections(false);
+}
+
+static void test_nothing(void)
+{
+    RMigRemains nothing = { 0 };
+
+    rmig_reaper_take(&nothing, true);
+    rmig_reaper_take(&nothing, false);
+    rmig_reaper_wait();
+}
+
+/* ---- the end of the program ---- */
+
+static Fixture at_exit;
+
+/* Registered first, so it is called last */
+static void look_at_exit(void)
+{
+    if (at_exit.verbs->mrs->len > 0) {
+        _exit(99);
+    }
+    g_thread_join(at_exit.holder);
+    teardown(&at_exit);
+}
+
+static void test_exit(void)
+{
+    if (g_test_subprocess()) {
+        setup(&at_exit);
+        atexit(look_at_exit);
+        hold_up(&at_exit);
+        rmig_reaper_take(&at_exit.remains, false);
+        let_go(&at_exit);
+        exit(0);
+    }
+    g_test_trap_subprocess(NULL, 0, 0);
+    g_test_trap_assert_passed();
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/reaper/here", test_here);
+    g_test_add_func("/reaper/beside", test_beside);
+    g_test_add_func("/reaper/several", test_several);
+    g_test_add_func("/reaper/connections", test_connections);
+    g_test_add_func("/reaper/nothing", test_nothing);
+    g_test_add_func("/reaper/exit", test_exit);
+    return g_test_run();
+}
