@@ -340,15 +340,17 @@ void rmig_ahead_end_round(RMigSource *s)
 /* The own device has refused: that is the error, if nothing was in the way */
 static bool take_refusal(RMigSource *s, RMigSpan *span, GError **err)
 {
-    RMigAhead *a = &s->ahead;
+    g_autoptr(GError) why = g_error_copy(span->error);
+    bool single = span->n == 1;
+    bool alone = span->alone;
 
-    RMIG_LOG("source: %s", span->error->message);
-    if (span->n == 1 && span->alone && rmig_ahead_is_hopeless(a)) {
-        g_propagate_error(err, g_error_copy(span->error));
+    RMIG_LOG("source: %s", why->message);
+    rmig_ahead_forget(&s->ahead, span);
+    rmig_span_drop(s, span);
+    if (single && rmig_ahead_is_hopeless(s, alone)) {
+        g_propagate_error(err, g_steal_pointer(&why));
         return false;
     }
-    rmig_ahead_forget(a, span);
-    rmig_span_drop(s, span);
     return true;
 }
 
@@ -442,7 +444,8 @@ static RMigSpan *wait_for_span(RMigSource *s, const RMigBlock *block,
     RMigSpan *span;
 
     while (!(span = come_nearer(s, block, chunk, &why, &local))) {
-        if (!local && progress != progress_now(s)) {
+        if (!local && progress != progress_now(s) &&
+            a->refused < RMIG_REFUSALS_MAX) {
             progress = progress_now(s);
             deadline = rmig_ahead_deadline(a->peer.used);
             continue; /* it may be what was waited for */
@@ -475,7 +478,7 @@ RMigSpan *rmig_ahead_need(RMigSource *s, const RMigBlock *block,
             return NULL;
         }
     }
-    a->refused_alone = 0;
+    a->refused = 0;
     if (!span->written) {
         rmig_ahead_used_well(a);
     }

@@ -63,7 +63,7 @@ typedef struct RMigAhead {
     RMigWireType said;      /* the last of its commands */
     uint64_t asked_bytes; /* the largest request so far */
     uint8_t **evicted;  /* [block], a bit a chunk; once let go */
-    unsigned refused_alone; /* chunks in turn, with nothing else registered */
+    unsigned refused;   /* single chunks in turn, none of which was had */
     unsigned used_well; /* spans since the last that was let go unused */
     uint64_t progress;  /* grows with whatever happens */
     uint64_t busy_ns;   /* sum of the time from asking to having */
@@ -162,8 +162,13 @@ void rmig_span_drop(RMigSource *s, RMigSpan *span);
 bool rmig_ahead_make_room(RMigSource *s, uint64_t bytes);
 /* A span that was registered ahead is being used */
 void rmig_ahead_used_well(RMigAhead *a);
-/* A chunk was refused with nothing else registered: whether that is the end */
-bool rmig_ahead_is_hopeless(RMigAhead *a);
+/* Refusals of a single chunk after which another try is in vain */
+#define RMIG_REFUSALS_MAX 8
+/*
+ * A single chunk was refused, and its span is gone: whether that is the end.
+ * @alone: nothing else was registered; else something makes way
+ */
+bool rmig_ahead_is_hopeless(RMigSource *s, bool alone);
 /* Until when something must happen while @bytes are registered; us */
 int64_t rmig_ahead_deadline(uint64_t bytes);
 /* Take what has come, without waiting */

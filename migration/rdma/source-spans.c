@@ -34,8 +34,6 @@
 /* Spans that are used before an unused one is forgiven */
 #define WELL_USED 64
 #define DAMP_MAX 4
-/* Refusals of all there is may pass, as what else is pinned comes and goes */
-#define REFUSALS_MAX 8
 /* Zero runs that may wait for what is more urgent */
 #define ZEROS_PATIENT 256
 
@@ -178,11 +176,6 @@ void rmig_ahead_used_well(RMigAhead *a)
     }
 }
 
-bool rmig_ahead_is_hopeless(RMigAhead *a)
-{
-    return ++a->refused_alone >= REFUSALS_MAX;
-}
-
 /* Where the writer is, or waits to be: nothing else may take its place */
 static bool is_at(const RMigAhead *a, const RMigSpan *span)
 {
@@ -197,13 +190,44 @@ static RMigSpan *find_coldest(const RMigAhead *a)
         RMigSpan *span = l->data;
 
         if (span->pins == 0 && !is_at(a, span) &&
-            (rmig_span_is_usable(span) ||
-             (span->state == RMIG_SPAN_FAILED &&
-              span->peer != RMIG_PEER_ASKED))) {
+            span->state != RMIG_SPAN_REGISTERING &&
+            span->peer != RMIG_PEER_ASKED) {
             return span;
         }
     }
     return NULL;
+}
+
+static void evict(RMigSource *s, RMigSpan *span)
+{
+    s->count.chunks_evicted += span->n;
+    remember_evicted(&s->ahead, span);
+    damp(&s->ahead, span);
+    rmig_span_drop(s, span);
+}
+
+/*
+ * A refusal may pass, as what others have pinned comes and goes.  The budget is
+ * not lowered below a chunk, and a short one may fit into that for ever: so what
+ * else is registered makes way, a span for each refusal, be it of the window.
+ */
+bool rmig_ahead_is_hopeless(RMigSource *s, bool alone)
+{
+    RMigAhead *a = &s->ahead;
+    RMigSpan *coldest, *later;
+
+    a->refused++;
+    if (alone) {
+        return a->refused >= RMIG_REFUSALS_MAX;
+    }
+    while (!(coldest = find_coldest(a)) &&
+           (later = g_queue_peek_tail(&a->window))) {
+        rmig_ahead_forget(a, later);
+    }
+    if (coldest) {
+        evict(s, coldest);
+    }
+    return false;
 }
 
 bool rmig_ahead_make_room(RMigSource *s, uint64_t bytes)
@@ -217,10 +241,7 @@ bool rmig_ahead_make_room(RMigSource *s, uint64_t bytes)
         if (!span) {
             return false;
         }
-        s->count.chunks_evicted += span->n;
-        remember_evicted(a, span);
-        damp(a, span);
-        rmig_span_drop(s, span);
+        evict(s, span);
     }
     return rmig_budget_fits(&a->local.budget, bytes) &&
            rmig_budget_fits(&a->peer, bytes);
@@ -258,7 +279,7 @@ static bool take_result(RMigSource *s, RMigSpan *span,
     rmig_budget_refused(&a->peer, bytes);
     a->peer.used += bytes; /* which dropping takes back */
     rmig_span_drop(s, span);
-    if (n == 1 && a->peer.used == 0 && rmig_ahead_is_hopeless(a)) {
+    if (n == 1 && rmig_ahead_is_hopeless(s, a->peer.used == 0)) {
         g_set_error(err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PROTOCOL,
                     "the destination cannot pin a single chunk of guest "
                     "memory: raise its memory-lock limit (ulimit -l, "
