@@ -266,14 +266,16 @@ static bool check_pin_all(Error **errp)
     if (!migrate_rdma_pin_all()) {
         return true;
     }
-    if (limit != 0 && limit < ram) {
+    /* The transport's own buffers come on top */
+    if (limit != 0 && limit < ram + RMIG_PIN_LIMIT_MIN) {
         error_setg(errp, "RDMA: the capability rdma-pin-all cannot be used: "
                    "rdma-pin-limit is %" PRIu64 " MiB, and the guest has %"
-                   PRIu64 " MiB of RAM; raise it, or do without pinning "
-                   "everything", limit / MiB, ram / MiB);
+                   PRIu64 " MiB of RAM; raise it to %" PRIu64 " MiB, or do "
+                   "without pinning everything", limit / MiB, ram / MiB,
+                   (ram + RMIG_PIN_LIMIT_MIN) / MiB);
         return false;
     }
-    if (!rmig_memlock_allows(ram, &err)) {
+    if (!rmig_memlock_allows(ram + RMIG_PIN_LIMIT_MIN, &err)) {
         qio_channel_rdma_error(errp, err);
         error_prepend(errp, "the capability rdma-pin-all cannot be used: ");
         return false;
@@ -625,7 +627,7 @@ static RMigBlockHints source_hints(RAMBlock *rb)
         .anonymous = is_anonymous(rb),
         .clear_bytes = rb->clear_bmap ?
                        (uint64_t)qemu_target_page_size() <<
-                       rb->clear_bmap_shift : UINT64_MAX,
+                       rb->clear_bmap_shift : UINT64_C(1) << 63,
     };
 }
 

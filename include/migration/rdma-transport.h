@@ -86,7 +86,7 @@ typedef struct RMigCounters {
     uint64_t pinned;
     uint64_t pinned_peak;
     uint64_t pin_limit;
-    /* The same of the peer, as far as the source knows; dest: 0 */
+    /* Of RAM, by the peer, as far as the source knows; dest: 0 */
     uint64_t peer_pinned;
     uint64_t peer_pinned_peak;
     uint64_t peer_pin_limit; /* 0: it has not said */
@@ -218,7 +218,7 @@ typedef struct RMigBlockHints {
      * Aligned stretches of so many bytes are cleared as one in the hypervisor's
      * dirty log before their first page is handed over, so a look at the whole
      * stretch then is a look at memory whose further changes will be seen.
-     * 0: only single pages are.
+     * A power of two; 0: only single pages are.
      */
     uint64_t clear_bytes;
 } RMigBlockHints;

@@ -29,6 +29,7 @@ struct RMigDest {
     GHashTable *hints; /* of uint64_t: offsets of anonymous blocks */
     bool announced;    /* the blocks are known and the table is there */
     RMigJobs *jobs;
+    unsigned clearing; /* jobs that clear memory */
     RMigMrTable table;
     RMigPages *pages;
     GError *refusal; /* the first of the device's; NULL: none */

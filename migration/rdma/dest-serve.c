@@ -31,14 +31,33 @@
 #define ZERO_LOOK_BYTES (UINT64_C(1) << 20)
 
 /* Other things go on while the workers work */
+static bool wait_for_one(RMigDest *d, GError **err)
+{
+    return rmig_jobs_reap(d->jobs) > 0 ||
+           rmig_link_step(d->main.link, 0, "memory to be registered", err);
+}
+
 static bool wait_for_jobs(RMigDest *d, GError **err)
 {
-    rmig_jobs_reap(d->jobs);
     while (rmig_jobs_pending(d->jobs) > 0) {
-        if (!rmig_link_step(d->main.link, 0, "memory to be registered", err)) {
+        if (!wait_for_one(d, err)) {
             return false;
         }
-        rmig_jobs_reap(d->jobs);
+    }
+    return true;
+}
+
+/* NULL stands for one that is refused.  What is let go may still be leaving. */
+static bool wait_for_spans(RMigDest *d, const GPtrArray *spans, GError **err)
+{
+    for (unsigned i = 0; i < spans->len; i++) {
+        const RMigSpan *span = g_ptr_array_index(spans, i);
+
+        while (span && span->state == RMIG_SPAN_REGISTERING) {
+            if (!wait_for_one(d, err)) {
+                return false;
+            }
+        }
     }
     return true;
 }
@@ -315,7 +334,7 @@ static bool handle_register(RMigDest *d, const RMigWireMessage *msg,
 {
     g_autoptr(GPtrArray) spans = g_ptr_array_new();
 
-    return begin_all(d, msg, spans, err) && wait_for_jobs(d, err) &&
+    return begin_all(d, msg, spans, err) && wait_for_spans(d, spans, err) &&
            answer_register(d, msg, spans, err);
 }
 
@@ -337,9 +356,10 @@ static bool handle_unregister(RMigDest *d, const RMigWireMessage *msg,
             return false;
         }
         for (uint64_t c = first; c < first + n; c++) {
+            d->chunks_released += rmig_mr_table_find(&d->table, block,
+                                                     c) != NULL;
             rmig_mr_table_unregister(&d->table, block, c);
         }
-        d->chunks_released += n;
     }
     /* The workers go on; whoever needs the room waits for it */
     return rmig_control_answer(d->main.control, 0, 1, err);
@@ -392,7 +412,14 @@ static void run_zero(RMigJob *job)
 
 static void zero_done(RMigJob *job)
 {
+    ((ZeroJob *)job)->dest->clearing--;
     g_free(job);
+}
+
+static void start_zero_job(RMigDest *d, ZeroJob *z)
+{
+    d->clearing++;
+    rmig_jobs_add(d->jobs, &z->job);
 }
 
 static ZeroJob *new_zero_job(RMigDest *d)
@@ -422,7 +449,7 @@ static ZeroJob *add_run(RMigDest *d, ZeroJob *z, uint8_t *host, uint64_t bytes,
         host += part;
         bytes -= part;
         if (z->n == ZERO_JOB_RUNS || z->bytes == ZERO_JOB_BYTES) {
-            rmig_jobs_add(d->jobs, &z->job);
+            start_zero_job(d, z);
             z = new_zero_job(d);
         }
     }
@@ -432,7 +459,7 @@ static ZeroJob *add_run(RMigDest *d, ZeroJob *z, uint8_t *host, uint64_t bytes,
 static void end_runs(RMigDest *d, ZeroJob *z)
 {
     if (z->bytes > ZERO_HERE_BYTES) {
-        rmig_jobs_add(d->jobs, &z->job);
+        start_zero_job(d, z);
         return;
     }
     run_zero(&z->job);
@@ -462,7 +489,10 @@ static bool handle_zero_runs(RMigDest *d, const RMigWireMessage *msg,
         }
     }
     end_runs(d, z);
-    return ok && wait_for_jobs(d, err);
+    while (ok && d->clearing > 0) {
+        ok = wait_for_one(d, err);
+    }
+    return ok;
 }
 
 /* ---- commands ---- */

@@ -119,8 +119,7 @@ RMigJobs *rmig_jobs_new(unsigned threads, GError **err)
     return jobs;
 }
 
-/* What done() adds counts, too */
-static void drain(RMigJobs *jobs)
+void rmig_jobs_drain(RMigJobs *jobs)
 {
     while (jobs->pending > 0) {
         struct pollfd pfd = { .fd = jobs->fd, .events = POLLIN };
@@ -136,7 +135,7 @@ void rmig_jobs_free(RMigJobs *jobs)
     if (!jobs) {
         return;
     }
-    drain(jobs);
+    rmig_jobs_drain(jobs);
     for (unsigned i = 0; i < jobs->threads->len; i++) {
         g_async_queue_push(jobs->todo, &the_end);
     }

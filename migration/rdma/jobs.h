@@ -33,7 +33,7 @@ struct RMigJob {
  */
 RMigJobs *rmig_jobs_new(unsigned threads, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
-/* Waits until everything that was added is reaped.  NULL is allowed. */
+/* rmig_jobs_drain(), and the end of the workers.  NULL is allowed. */
 void rmig_jobs_free(RMigJobs *jobs);
 
 void rmig_jobs_add(RMigJobs *jobs, RMigJob *job);
@@ -43,6 +43,8 @@ void rmig_jobs_add(RMigJobs *jobs, RMigJob *job);
  * many.
  */
 unsigned rmig_jobs_reap(RMigJobs *jobs);
+/* Waits until everything that was added is reaped, what done() adds too */
+void rmig_jobs_drain(RMigJobs *jobs);
 /* Added and not yet reaped */
 unsigned rmig_jobs_pending(const RMigJobs *jobs);
 /* Readable when there is something to reap; -1 without threads */

@@ -64,21 +64,6 @@ static void empty_window(RMigAhead *a)
     }
 }
 
-/*
- * Under a budget everything that was written is in the way of what comes next:
- * letting it go early keeps the writer from waiting for it.
- */
-static void make_headroom(RMigSource *s)
-{
-    RMigAhead *a = &s->ahead;
-
-    uint64_t window = rmig_plan_window_bytes(&a->pace, &a->limits);
-
-    if (a->limits.budget != UINT64_MAX) {
-        rmig_ahead_make_room(s, MIN(a->limits.budget / 4, window));
-    }
-}
-
 /* ---- what comes next ---- */
 
 /* Bit i: page i of @chunk may have data, as far as is known without reading */
@@ -173,6 +158,25 @@ static const RMigBlock *find_next(RMigSource *s)
     return NULL;
 }
 
+/*
+ * Under a budget everything that was written is in the way of what comes next:
+ * letting it go early keeps the writer from waiting for it.
+ */
+static void make_headroom(RMigSource *s)
+{
+    RMigAhead *a = &s->ahead;
+    uint64_t window = rmig_plan_window_bytes(&a->pace, &a->limits);
+    const RMigBlock *next;
+
+    if (a->limits.budget == UINT64_MAX) {
+        return;
+    }
+    next = find_next(s);
+    if (next && !rmig_mr_table_find(&a->local, next, a->next_chunk)) {
+        rmig_ahead_make_room(s, MIN(a->limits.budget / 4, window));
+    }
+}
+
 static bool fits_now(const RMigAhead *a, uint64_t bytes)
 {
     return rmig_budget_fits(&a->local.budget, bytes) &&
@@ -249,6 +253,8 @@ static void fill_rest(RMigSource *s)
             }
             if (!fits_now(a, rmig_block_span_bytes(block, a->next_chunk,
                                                    n))) {
+                /* Not all can be had: from here on what is needed next */
+                a->no_rest = true;
                 return;
             }
             span = rmig_span_make(s, block, a->next_chunk, n);
@@ -294,7 +300,8 @@ static void follow(RMigSource *s, const RMigBlock *block, uint64_t chunk)
 /* Pin-all, in the background of the migration */
 static bool is_rest(const RMigSource *s)
 {
-    return (s->granted & RMIG_WIRE_FLAG_PIN_ALL) && rmig_source_batches(s);
+    return (s->granted & RMIG_WIRE_FLAG_PIN_ALL) && rmig_source_batches(s) &&
+           !s->ahead.no_rest;
 }
 
 /*
@@ -444,10 +451,14 @@ static RMigSpan *wait_for_span(RMigSource *s, const RMigBlock *block,
     RMigSpan *span;
 
     while (!(span = come_nearer(s, block, chunk, &why, &local))) {
-        if (!local && progress != progress_now(s) &&
-            a->refused < RMIG_REFUSALS_MAX) {
-            progress = progress_now(s);
+        uint64_t now = progress_now(s);
+        bool moved = now != progress;
+
+        if (moved) {
+            progress = now;
             deadline = rmig_ahead_deadline(a->peer.used);
+        }
+        if (!local && moved && a->refused < RMIG_REFUSALS_MAX) {
             continue; /* it may be what was waited for */
         }
         if (local || !rmig_link_step(s->main.link, deadline,

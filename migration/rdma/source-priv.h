@@ -51,6 +51,7 @@ typedef struct RMigAhead {
     uint32_t at_block; /* where the writer was last seen */
     uint64_t at_chunk;
     uint64_t pin_left; /* chunks that no span covers */
+    bool no_rest;      /* pin-all: there was no room for all after all */
     GQueue to_ask;     /* of RMigSpan */
     uint64_t to_ask_bytes;
     GQueue to_release; /* of RMigRange, owned */

@@ -133,7 +133,6 @@ RMigSpan *rmig_span_make(RMigSource *s, const RMigBlock *block,
     g_queue_push_tail(&a->to_ask, span);
     a->to_ask_bytes += rmig_span_bytes(span);
     a->pin_left -= n;
-    count_again(s, span);
     return span;
 }
 
@@ -272,6 +271,7 @@ static bool take_result(RMigSource *s, RMigSpan *span,
     span->rkey = result->rkey;
     if (result->rkey) {
         rmig_budget_granted(&a->peer, bytes);
+        count_again(s, span);
         return true;
     }
     s->count.chunks_refused += n;
@@ -525,6 +525,8 @@ bool rmig_ahead_pin_all(RMigSource *s, GError **err)
                span->state == RMIG_SPAN_REGISTERING) {
             if (span->state == RMIG_SPAN_REGISTERING &&
                 !rmig_link_step(s->main.link, 0, "memory to be pinned", err)) {
+                /* Here, as who closes the connection may not wait so long */
+                rmig_jobs_drain(s->jobs);
                 return false;
             }
         }

@@ -32,8 +32,6 @@ RMigSource *rmig_source_new(const RMigSourceConfig *config, GError **err)
 {
     RMigSource *s = g_new0(RMigSource, 1);
 
-    rmig_reaper_wait();
-    rmig_mr_reset_peak();
     s->config = *config;
     s->count.pin_limit = rmig_pin_limit(config->pin_limit);
     s->page_bytes = rmig_page_bytes();
@@ -89,6 +87,9 @@ bool rmig_source_connect(RMigSource *s, const struct sockaddr *addr,
 {
     RMigWirePrivate answer, ignored;
 
+    /* What is still pinned of an earlier migration counts against the limit */
+    rmig_reaper_wait();
+    rmig_mr_reset_peak();
     if (!connect_one(s, &s->main, "main connection", addr, &answer, err)) {
         return false;
     }
@@ -236,10 +237,29 @@ bool rmig_source_exchange(RMigSource *s, GError **err)
     return true;
 }
 
+/* What is asked for at the end of a round is waited for when all is written */
+static bool settle(RMigSource *s, GError **err)
+{
+    int64_t start = g_get_monotonic_time();
+    bool waits = s->ahead.waiting != RMIG_WIRE_NONE;
+
+    if (!rmig_ahead_settle(s, err)) {
+        return false;
+    }
+    if (waits && s->writer.wire_bytes == 0) {
+        int64_t idle_since = MAX(start, s->writer.busy_since_us);
+
+        s->count.stalls[RMIG_STALL_LATE]++;
+        s->count.stall_ns[RMIG_STALL_LATE] +=
+            (g_get_monotonic_time() - idle_since) * 1000;
+    }
+    return true;
+}
+
 static bool finish(RMigSource *s, GError **err)
 {
     if (!rmig_source_queue_zeros(s, err) || !rmig_source_flush_pages(s, err) ||
-        !rmig_ahead_settle(s, err)) {
+        !settle(s, err)) {
         return false;
     }
     while (rmig_source_zeros_waiting(s) > 0) {
