@@ -323,8 +323,8 @@ static bool look_around(RMigSource *s, const RMigBlock *block, uint64_t offset,
 /*
  * Whether a page is zero shows as a rule in the few places that a check looks
  * at first, and fetching those from memory is what costs.  The next pages are
- * as a rule the next to be handed over.  (GCC drops calls of functions that only
- * prefetch, unless they are inlined early.)
+ * as a rule the next to be handed over.  (GCC drops calls of functions that
+ * only prefetch, unless they are inlined early.)
  */
 static inline __attribute__((always_inline)) void
 prefetch(const RMigBlock *block, uint64_t offset, uint64_t len)

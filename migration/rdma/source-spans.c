@@ -206,9 +206,10 @@ static void evict(RMigSource *s, RMigSpan *span)
 }
 
 /*
- * A refusal may pass, as what others have pinned comes and goes.  The budget is
- * not lowered below a chunk, and a short one may fit into that for ever: so what
- * else is registered makes way, a span for each refusal, be it of the window.
+ * A refusal may pass, as what others have pinned comes and goes.  The budget
+ * is not lowered below a chunk, and a short one may fit into that for ever: so
+ * what else is registered makes way, a span for each refusal, be it of the
+ * window.
  */
 bool rmig_ahead_is_hopeless(RMigSource *s, bool alone)
 {

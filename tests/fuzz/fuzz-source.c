@@ -14,8 +14,9 @@
  * limit nor there than was announced; what is let go there was registered, and
  * no write into it is on its way; there is one record a message unless more
  * were granted; no message leaves without the READYs that it needs; a round
- * that succeeds has brought every page; nothing but ERROR leaves after a failure; with an honest destination, which may refuse what it
- * has no room for, nothing fails.
+ * that succeeds has brought every page; nothing but ERROR leaves after a
+ * failure; with an honest destination, which may refuse what it has no room
+ * for, nothing fails.
  *
  * The last byte's bits (see schedule.h): 0 pin-all, 1 return path, 2 pin-all
  * is not granted, 3 the connection itself is part of the schedule, 4-5

@@ -165,13 +165,13 @@ bool rmig_verbs_post_writes(RMigVerbs *v, RMigWork *work,
     v->doorbells++;
     for (unsigned i = 0; i < n; i++) {
         const RMigWrite *w = &writes[i];
+        FakePost wanted = { .kind = FAKE_WRITE, .work = work,
+                            .signalled = i == n - 1, .mr = w->mr,
+                            .addr = w->addr, .bytes = w->bytes,
+                            .remote_addr = w->remote_addr, .rkey = w->rkey };
 
         check_inside(w->mr, w->addr, w->bytes);
-        if (!post(v, &(FakePost) { .kind = FAKE_WRITE, .work = work,
-                                   .signalled = i == n - 1, .mr = w->mr,
-                                   .addr = w->addr, .bytes = w->bytes,
-                                   .remote_addr = w->remote_addr,
-                                   .rkey = w->rkey }, err)) {
+        if (!post(v, &wanted, err)) {
             return false;
         }
     }

@@ -314,10 +314,11 @@ uint64_t vs_shape_transmit(uint64_t bytes)
 
 /*
  * Which mappings consist of huge pages of hugetlbfs.  /proc/self/smaps says
- * so, but reading it takes tens of milliseconds in a big process, so it is only
- * read where the machine has such pages, and a mapping is looked up once.  If another takes its place later the answer may be stale;
- * only the time that registering takes hangs on it.  Transparent huge pages
- * do not count: whether a range has them would have to be asked each time.
+ * so, but reading it takes tens of milliseconds in a big process, so it is
+ * only read where the machine has such pages, and a mapping is looked up once.
+ * If another takes its place later the answer may be stale; only the time that
+ * registering takes hangs on it.  Transparent huge pages do not count: whether
+ * a range has them would have to be asked each time.
  */
 typedef struct Mapping {
     uintptr_t start, end;
