@@ -128,6 +128,7 @@ static void test_pin_all_table_full(void)
         dirty(&f, 0, n);
     }
     before = stalls(&f);
+    g_assert_cmpuint(before, <, RAM_CHUNKS / 4);
     send_everything(&f);
     assert_same_memory(&f);
     g_assert_cmpuint(stalls(&f) - before, <, RAM_CHUNKS / 4);
