@@ -76,6 +76,7 @@ typedef struct RMigSpan {
     /* The source's: */
     unsigned pins;  /* reasons not to let it go: writes, a place in a window */
     bool in_window;
+    bool was_next;  /* it has been in the window */
     bool written;   /* at least once */
     RMigPeerState peer;
     uint32_t rkey;  /* of the destination's half */

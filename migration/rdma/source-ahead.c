@@ -32,6 +32,7 @@
 static void enter_window(RMigAhead *a, RMigSpan *span)
 {
     span->in_window = true;
+    span->was_next = true;
     span->pins++;
     a->window_bytes += rmig_span_bytes(span);
     g_queue_push_tail(&a->window, span);

@@ -158,10 +158,13 @@ void rmig_span_drop(RMigSource *s, RMigSpan *span)
     rmig_span_leave(span);
 }
 
-/* Thrash: what is let go before it was used was registered too early */
+/*
+ * Thrash: what is let go before it was used was registered too early.  Not so
+ * what pin-all has registered because there was room.
+ */
 static void damp(RMigAhead *a, const RMigSpan *evicted)
 {
-    if (!evicted->written && a->limits.damp < DAMP_MAX) {
+    if (evicted->was_next && !evicted->written && a->limits.damp < DAMP_MAX) {
         a->limits.damp++;
         a->used_well = 0;
     }

@@ -88,6 +88,9 @@ void rmig_mr_unregister(RMigMr *mr)
 
     if (mr) {
         v = mr->verbs;
+        if (v->unregistering) {
+            v->unregistering(v);
+        }
         g_mutex_lock(&v->lock);
         g_assert_true(g_ptr_array_remove(v->mrs, mr));
         v->mr_bytes -= mr->bytes;

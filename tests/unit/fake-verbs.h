@@ -58,6 +58,8 @@ struct RMigVerbs {
     int fail_register;    /* likewise */
     /* Whether registering @bytes fails; on any thread, under @lock */
     bool (*refuse)(struct RMigVerbs *verbs, uint64_t bytes);
+    /* Runs before a region goes: it may take its time; on any thread */
+    void (*unregistering)(struct RMigVerbs *verbs);
     uint64_t mr_bytes;    /* registered now */
     uint64_t mr_bytes_max; /* more at a time is an error; 0: any number */
     bool revoked;

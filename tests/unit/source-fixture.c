@@ -93,9 +93,11 @@ static void script_blocks(Fixture *f, RMigLink *link)
 }
 
 /* Whether the destination has no room, or says so */
-static bool refuses(const Fixture *f)
+static bool refuses(const Fixture *f, uint64_t bytes)
 {
-    if (f->vice == RESULT_ZERO_KEY) {
+    if (f->vice == RESULT_ZERO_KEY ||
+        (f->mode.peer_table > 0 &&
+         f->pinned_bytes + bytes > f->mode.peer_table)) {
         return true;
     }
     return f->batch && f->mode.refuse_one_in > 0 && f->pinned_bytes > 0 &&
@@ -122,7 +124,7 @@ static void script_result(Fixture *f, RMigLink *link,
         g_assert_cmphex(reg.key, >=, b->remote_offset);
         g_assert_cmphex(reg.key - b->remote_offset, <, b->length);
         chunk = rmig_block_chunk_of(reg.key - b->remote_offset);
-        if (refuses(f)) {
+        if (refuses(f, bytes_of(b, chunk, reg.chunks + 1))) {
             f->chunks_refused += reg.chunks + 1;
         } else {
             result.rkey = pin(f, reg.block, chunk, reg.chunks + 1);

@@ -50,6 +50,7 @@ typedef struct Mode {
     uint64_t peer_budget; /* bytes of RAM, 0: any number */
     uint64_t own_budget;  /* likewise */
     unsigned threads;
+    uint64_t peer_table;    /* bytes that it has room for, untold; 0: any */
     unsigned refuse_one_in; /* REGISTER records, while others are registered */
     unsigned fail_one_in;   /* registrations here, likewise */
     unsigned late;          /* times that it is looked before it answers */

@@ -241,6 +241,86 @@ static void test_overlap(void)
     teardown(&f);
 }
 
+/* ---- what is let go while other things go on ---- */
+
+static GMutex gate_lock;
+static GCond gate_moved;
+static bool gate_open;
+
+static void stop_at_gate(RMigVerbs *verbs)
+{
+    (void)verbs;
+    g_mutex_lock(&gate_lock);
+    while (!gate_open) {
+        g_cond_wait(&gate_moved, &gate_lock);
+    }
+    g_mutex_unlock(&gate_lock);
+}
+
+static void open_gate(void)
+{
+    g_mutex_lock(&gate_lock);
+    gate_open = true;
+    g_cond_broadcast(&gate_moved);
+    g_mutex_unlock(&gate_lock);
+}
+
+/* What needs neither its room nor its memory does not wait for it */
+static void test_leaves_meanwhile(void)
+{
+    static const Span spans[] = { { RAM, 0, 1 }, { RAM, 1, 1 } };
+    RMigCounters c;
+    Fixture f;
+
+    setup_served(&f, (RMigDestConfig) { .pin_limit = 2 * MIB + BUFFERS,
+                                        .register_threads = 3 }, EXTENSIONS);
+    script_spans(&f, RMIG_WIRE_REGISTER_REQUEST, spans, 1);
+    finish(&f);
+    gate_open = false;
+    f.verbs->unregistering = stop_at_gate;
+    /* named twice, let go once */
+    script_spans(&f, RMIG_WIRE_UNREGISTER_REQUEST, spans, 1);
+    script_spans(&f, RMIG_WIRE_UNREGISTER_REQUEST, spans, 1);
+    script_zero_run(&f, 0, RAM, RAM_OFFSET + 2 * MIB, MIB);
+    script_spans(&f, RMIG_WIRE_REGISTER_REQUEST, &spans[1], 1);
+    finish(&f);
+    g_assert_true(mr_with(&f, rkey_of(&f, 0))->addr == f.ram + MIB);
+    g_assert_cmpuint(f.zeroed_bytes, ==, MIB);
+    g_assert_cmpuint(f.verbs->mrs->len, ==, 3); /* and it is still there */
+    rmig_dest_counters(f.dest, &c);
+    g_assert_cmpuint(c.chunks_evicted, ==, 1);
+    open_gate();
+    teardown(&f);
+}
+
+static void take_time(RMigVerbs *verbs)
+{
+    (void)verbs;
+    g_usleep(50 * 1000);
+}
+
+/* What needs its room does: it is neither refused nor more than there may be */
+static void test_leaves_first(void)
+{
+    static const Span spans[] = { { RAM, 0, 1 }, { RAM, 1, 1 } };
+    RMigCounters c;
+    Fixture f;
+
+    setup_served(&f, (RMigDestConfig) { .pin_limit = MIB + BUFFERS,
+                                        .register_threads = 3 }, EXTENSIONS);
+    f.verbs->mr_bytes_max = f.verbs->mr_bytes + MIB;
+    script_spans(&f, RMIG_WIRE_REGISTER_REQUEST, spans, 1);
+    finish(&f);
+    f.verbs->unregistering = take_time;
+    script_spans(&f, RMIG_WIRE_UNREGISTER_REQUEST, spans, 1);
+    script_spans(&f, RMIG_WIRE_REGISTER_REQUEST, &spans[1], 1);
+    finish(&f);
+    g_assert_true(mr_with(&f, rkey_of(&f, 0))->addr == f.ram + MIB);
+    rmig_dest_counters(f.dest, &c);
+    g_assert_cmpuint(c.chunks_refused, ==, 0);
+    teardown(&f);
+}
+
 /* ---- zeros ---- */
 
 static void test_zero_runs(gconstpointer data)
@@ -323,6 +403,8 @@ int main(int argc, char **argv)
     g_test_add_func("/dest/register/device-refuses", test_device_refuses);
     g_test_add_func("/dest/register/version-1", test_version_1_limit);
     g_test_add_func("/dest/register/overlap", test_overlap);
+    g_test_add_func("/dest/unregister/meanwhile", test_leaves_meanwhile);
+    g_test_add_func("/dest/unregister/first", test_leaves_first);
     for (size_t i = 0; i < G_N_ELEMENTS(threads); i++) {
         gconstpointer n = GUINT_TO_POINTER(threads[i]);
         g_autofree char *refused =

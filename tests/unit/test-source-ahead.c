@@ -99,6 +99,45 @@ static void test_no_stall_in_budget(void)
     teardown(&f);
 }
 
+/*
+ * Pin-all, but the destination's table is full long before all is pinned: from
+ * there on what comes next is registered ahead, as without pin-all
+ */
+static void test_pin_all_table_full(void)
+{
+    uint64_t before;
+    RMigCounters c;
+    Fixture f;
+
+    setup_mode(&f, &(Mode) {
+        .flags = RMIG_WIRE_FLAG_BATCH | RMIG_WIRE_FLAG_PIN_ALL,
+        .pin_all = true,
+        .peer_table = RAM_CHUNKS / 2 * MIB,
+        .ram_bytes = RAM_CHUNKS * MIB,
+    });
+    g_assert_true(rmig_source_pins_all(f.source));
+    g_assert_true(rmig_source_exchange(f.source, NULL));
+    for (uint64_t n = 0; n < RAM_CHUNKS * MIB / PAGE; n++) {
+        dirty(&f, 0, n);
+    }
+    send_everything(&f);
+    assert_same_memory(&f);
+    g_assert_cmpuint(f.chunks_refused, >, 0);
+
+    for (uint64_t n = 0; n < RAM_CHUNKS * MIB / PAGE; n++) {
+        dirty(&f, 0, n);
+    }
+    before = stalls(&f);
+    g_assert_cmpuint(before, <, RAM_CHUNKS / 4);
+    send_everything(&f);
+    assert_same_memory(&f);
+    g_assert_cmpuint(stalls(&f) - before, <, RAM_CHUNKS / 4);
+    rmig_source_counters(f.source, &c);
+    g_assert_cmpuint(c.chunks_evicted, >, 0);
+    g_assert_cmpuint(f.pinned_peak, <=, RAM_CHUNKS / 2 * MIB);
+    teardown(&f);
+}
+
 /* What was zero when it was looked at ahead need not be when it is sent */
 static void test_written_after_the_look(void)
 {
@@ -239,6 +278,7 @@ int main(int argc, char **argv)
                          GUINT_TO_POINTER(RMIG_WIRE_FLAG_BATCH),
                          test_no_stall);
     g_test_add_func("/source/ahead/budget", test_no_stall_in_budget);
+    g_test_add_func("/source/ahead/pin-all", test_pin_all_table_full);
     g_test_add_func("/source/ahead/written", test_written_after_the_look);
     g_test_add_func("/source/untouched", test_untouched);
     g_test_add_data_func("/source/untouched/page", GUINT_TO_POINTER(0),

@@ -197,6 +197,53 @@ static void test_late_answer_at_end(void)
     teardown(&f);
 }
 
+/* All is written before the answer comes, which takes more than a moment */
+static bool answer_when_written(RMigLink *link)
+{
+    Fixture *f = link->peer_opaque;
+    unsigned ripe = fake_verbs_ripe(link->verbs, 0);
+
+    if (ripe > 0) {
+        fake_verbs_complete(link->verbs, ripe);
+        return true;
+    }
+    if (!f->late) {
+        return false;
+    }
+    g_usleep(2000);
+    release_answer(f);
+    return true;
+}
+
+/* Waiting for it is a stall, unless there is something to write meanwhile */
+static void test_late_answer_at_end_counts(void)
+{
+    for (int written = 0; written <= 1; written++) {
+        RMigCounters before, after;
+        Fixture f;
+
+        setup_asked_ahead(&f);
+        rmig_source_counters(f.source, &before);
+        if (written) {
+            f.link->owes = answer_when_written;
+        } else {
+            release_answer(&f);
+        }
+        f.vice = HONEST;
+        g_assert_true(rmig_source_finish(f.source, NULL));
+        rmig_source_counters(f.source, &after);
+        for (unsigned i = 0; i < RMIG_STALLS; i++) {
+            bool counts = written && i == RMIG_STALL_LATE;
+            uint64_t ns = after.stall_ns[i] - before.stall_ns[i];
+
+            g_assert_cmpuint(after.stalls[i], ==, before.stalls[i] + counts);
+            g_assert_cmpuint(ns, >=, counts ? 2000 * 1000 : 0);
+            g_assert_true(counts || ns == 0);
+        }
+        teardown(&f);
+    }
+}
+
 static void test_answer_never_comes(void)
 {
     g_autoptr(GError) err = NULL;
@@ -364,6 +411,46 @@ static void test_refuses_everything(void)
     }
 }
 
+/*
+ * What is written next was refused ahead, with more of the window than is tried
+ * again at once; then nothing comes any more: that, too, is waited for only so
+ * long
+ */
+static void test_refused_then_silent(void)
+{
+    g_autoptr(GError) err = NULL;
+    RMigCounters c;
+    Fixture f;
+
+    setup_mode(&f, &(Mode) { .flags = RMIG_WIRE_FLAG_BATCH,
+                             .ram_bytes = 60 * MIB });
+    g_assert_true(rmig_source_exchange(f.source, NULL));
+    for (uint64_t chunk = 0; chunk < 60; chunk += 2) {
+        dirty(&f, 0, chunk * MIB / PAGE); /* no two of them share a span */
+    }
+    g_assert_cmpint(page(&f, 0, 0), ==, RMIG_PAGE_DATA);
+    f.vice = RESULT_ZERO_KEY;
+    for (unsigned n = 1; n < MIB / PAGE; n++) {
+        dirty(&f, 0, n);
+        g_assert_cmpint(page(&f, 0, n), ==, RMIG_PAGE_DATA);
+        settle(&f);
+    }
+    g_assert_cmpuint(f.chunks_refused, >=, 8);
+    f.vice = SAYS_NOTHING;
+    g_assert_cmphex(f.keys[0][20], ==, 0);
+    g_assert_cmpint(rmig_source_page(f.source, 0, 20 * MIB, PAGE, &err), ==,
+                    RMIG_PAGE_FAILED);
+    g_assert_cmpstr(err->message, ==, "RAM block ram, chunk 20: timed out "
+                    "while waiting for memory to be registered on both sides");
+    g_assert_cmpint(f.link->idle_deadline_us, <=, g_get_monotonic_time() +
+                    RMIG_CONTROL_TIMEOUT_MS * INT64_C(1000));
+    assert_over(&f);
+    rmig_source_close(f.source, true);
+    rmig_source_counters(f.source, &c);
+    g_assert_cmpuint(c.chunks_refused, ==, f.chunks_refused);
+    teardown(&f);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -373,11 +460,14 @@ int main(int argc, char **argv)
     g_test_add_func("/source/hostile/run", test_run_is_not_posted);
     g_test_add_func("/source/late", test_late_answer);
     g_test_add_func("/source/late/at-end", test_late_answer_at_end);
+    g_test_add_func("/source/late/at-end/counts",
+                    test_late_answer_at_end_counts);
     g_test_add_func("/source/late/never", test_answer_never_comes);
     g_test_add_func("/source/late/wrong", test_late_answer_is_wrong);
     g_test_add_func("/source/local/failures", test_local_failures);
     g_test_add_func("/source/local/span", test_span_falls_back);
     g_test_add_func("/source/limits/too-little", test_too_little);
     g_test_add_func("/source/limits/nothing", test_refuses_everything);
+    g_test_add_func("/source/limits/then-silent", test_refused_then_silent);
     return g_test_run();
 }
