@@ -89,24 +89,25 @@ static bool is_promising(const RMigSource *s, const RMigBlock *block,
     const RMigBlockHints *hints = rmig_source_hints(s, block);
     uint64_t start = chunk << RMIG_CHUNK_SHIFT;
     uint64_t bytes = rmig_block_chunk_bytes(block, chunk);
-    uint64_t stride = MAX(bytes / PROBES, s->page_bytes);
+    uint64_t stride = MAX(bytes / PROBES / s->page_bytes, 1) * s->page_bytes;
     uint64_t touched[CHUNK_WORDS];
-    uint64_t next = 0; /* the next probe is not before this offset */
+    uint64_t step;
 
     if (!s->config.is_zero) {
         return true;
     }
     look_up_touched(s, block, chunk, touched);
-    for (uint64_t at = 0; at < bytes; at += s->page_bytes) {
+    for (uint64_t at = 0; at < bytes; at += step) {
         uint64_t i = at / s->page_bytes;
 
-        if (at >= next && (touched[i / 64] >> (i % 64) & 1) &&
+        step = s->page_bytes;
+        if ((touched[i / 64] >> (i % 64) & 1) &&
             rmig_plan_page_is_dirty(hints, start + at)) {
             if (!s->config.is_zero(block->host + start + at,
                                    MIN(s->page_bytes, bytes - at))) {
                 return true;
             }
-            next = at + stride;
+            step = stride;
         }
     }
     return false;
