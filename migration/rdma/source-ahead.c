@@ -179,12 +179,6 @@ static void make_headroom(RMigSource *s)
     }
 }
 
-static bool fits_now(const RMigAhead *a, uint64_t bytes)
-{
-    return rmig_budget_fits(&a->local.budget, bytes) &&
-           rmig_budget_fits(&a->peer, bytes);
-}
-
 static void fill_window(RMigSource *s)
 {
     RMigAhead *a = &s->ahead;
@@ -253,8 +247,9 @@ static void fill_rest(RMigSource *s)
                    !rmig_mr_table_find(&a->local, block, a->next_chunk + n)) {
                 n++;
             }
-            if (!fits_now(a, rmig_block_span_bytes(block, a->next_chunk,
-                                                   n))) {
+            if (!rmig_ahead_fits(a, rmig_block_span_bytes(block,
+                                                          a->next_chunk,
+                                                          n))) {
                 /* Not all can be had: from here on what is needed next */
                 a->no_rest = true;
                 return;
@@ -371,7 +366,8 @@ static void make_needed(RMigSource *s, const RMigBlock *block, uint64_t chunk,
     uint64_t n = span_from(s, block, chunk, MIN(most_chunks(s),
                                                 NEEDED_CHUNKS));
 
-    while (n > 1 && !fits_now(a, rmig_block_span_bytes(block, chunk, n))) {
+    while (n > 1 &&
+           !rmig_ahead_fits(a, rmig_block_span_bytes(block, chunk, n))) {
         n--;
     }
     if (!rmig_ahead_make_room(s, rmig_block_span_bytes(block, chunk, n))) {

@@ -156,10 +156,9 @@ RMigSpan *rmig_span_make(RMigSource *s, const RMigBlock *block,
                          uint64_t first, uint64_t n);
 /* It goes on both sides; nothing may pin it, nor its request be under way */
 void rmig_span_drop(RMigSource *s, RMigSpan *span);
-/*
- * Whether @bytes more can be registered on both sides now; lets go what must
- * make way for them
- */
+/* Whether @bytes more can be registered on both sides now */
+bool rmig_ahead_fits(const RMigAhead *a, uint64_t bytes);
+/* Likewise; lets go what must make way for them */
 bool rmig_ahead_make_room(RMigSource *s, uint64_t bytes);
 /* A span that was registered ahead is being used */
 void rmig_ahead_used_well(RMigAhead *a);

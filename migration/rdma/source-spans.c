@@ -233,6 +233,12 @@ bool rmig_ahead_is_hopeless(RMigSource *s, bool alone)
     return false;
 }
 
+bool rmig_ahead_fits(const RMigAhead *a, uint64_t bytes)
+{
+    return rmig_budget_fits(&a->local.budget, bytes) &&
+           rmig_budget_fits(&a->peer, bytes);
+}
+
 bool rmig_ahead_make_room(RMigSource *s, uint64_t bytes)
 {
     RMigAhead *a = &s->ahead;
@@ -246,8 +252,7 @@ bool rmig_ahead_make_room(RMigSource *s, uint64_t bytes)
         }
         evict(s, span);
     }
-    return rmig_budget_fits(&a->local.budget, bytes) &&
-           rmig_budget_fits(&a->peer, bytes);
+    return rmig_ahead_fits(a, bytes);
 }
 
 /* ---- exchanges ---- */
