@@ -224,8 +224,8 @@ static bool begin_register(RMigDest *d, const RMigBlock *block, uint64_t first,
                     "RAM block %s, chunk %" G_GUINT64_FORMAT ": the source "
                     "asks for more memory to be pinned than may be here, %"
                     G_GUINT64_FORMAT " MiB, and knows of no limit: raise the "
-                    "memory-lock limit (ulimit -l, systemd's LimitMEMLOCK=, "
-                    "libvirt's <hard_limit>) or rdma-pin-limit", block->name,
+                    "memory-lock limit " RMIG_MEMLOCK_WAYS " or "
+                    "rdma-pin-limit", block->name,
                     (guint64)first, (guint64)d->pin_room >> 20);
         return false;
     }

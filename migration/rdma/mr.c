@@ -346,8 +346,7 @@ bool rmig_memlock_allows(uint64_t bytes, GError **err)
     g_set_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED,
                 "pinning %" G_GUINT64_FORMAT " MiB exceeds the memory-lock "
                 "limit of this process, %" G_GUINT64_FORMAT " MiB; raise it "
-                "(ulimit -l, systemd's LimitMEMLOCK=, libvirt's "
-                "<hard_limit>)",
+                RMIG_MEMLOCK_WAYS,
                 (guint64)(bytes >> 20), (guint64)limit >> 20);
     return false;
 }

@@ -132,6 +132,10 @@ uint64_t rmig_span_bytes(const RMigSpan *span);
 void rmig_mr_table_unregister(RMigMrTable *table, const RMigBlock *block,
                               uint64_t chunk);
 
+/* How a user raises the memory-lock limit, for messages */
+#define RMIG_MEMLOCK_WAYS \
+    "(ulimit -l, systemd's LimitMEMLOCK=, libvirt's <hard_limit>)"
+
 /*
  * rmig_pin_room: bytes of guest RAM that this process may pin
  * @pin_limit: the user's limit, 0: none

@@ -169,7 +169,9 @@ void rmig_ahead_used_well(RMigAhead *a);
  * @alone: nothing else was registered; else something makes way
  */
 bool rmig_ahead_is_hopeless(RMigSource *s, bool alone);
-/* Until when something must happen while @bytes are registered; us */
+/* How long something may take while @bytes are registered */
+int64_t rmig_ahead_timeout_ms(uint64_t bytes);
+/* Until when it must happen, from now on; us */
 int64_t rmig_ahead_deadline(uint64_t bytes);
 /* Take what has come, without waiting */
 bool rmig_ahead_listen(RMigSource *s, GError **err) G_GNUC_WARN_UNUSED_RESULT;

@@ -62,9 +62,8 @@ bool rmig_ahead_init(RMigSource *s, GError **err)
         g_set_error(err, RMIG_BLOCKS_ERROR, 0,
                     "%s may pin only %" G_GUINT64_FORMAT " KiB of guest "
                     "memory, %" G_GUINT64_FORMAT " KiB are the least: "
-                    "raise its memory-lock limit (ulimit -l, systemd's "
-                    "LimitMEMLOCK=, libvirt's <hard_limit>) or its "
-                    "rdma-pin-limit",
+                    "raise its memory-lock limit " RMIG_MEMLOCK_WAYS
+                    " or its rdma-pin-limit",
                     limit < a->peer.ceiling ? "this host" : "the destination",
                     (guint64)MIN(limit, a->peer.ceiling) >> 10,
                     (guint64)2 * RMIG_CHUNK_BYTES >> 10);
@@ -92,12 +91,14 @@ void rmig_ahead_cleanup(RMigSource *s, RMigMrTable *table)
     memset(a, 0, sizeof(*a));
 }
 
+int64_t rmig_ahead_timeout_ms(uint64_t bytes)
+{
+    return RMIG_CONTROL_TIMEOUT_MS + (int64_t)(bytes >> 30) * PIN_MS_PER_GIB;
+}
+
 int64_t rmig_ahead_deadline(uint64_t bytes)
 {
-    int64_t ms = RMIG_CONTROL_TIMEOUT_MS +
-                 (int64_t)(bytes >> 30) * PIN_MS_PER_GIB;
-
-    return g_get_monotonic_time() + ms * 1000;
+    return g_get_monotonic_time() + rmig_ahead_timeout_ms(bytes) * 1000;
 }
 
 static void see_limits(RMigAhead *a)
@@ -291,9 +292,8 @@ static bool take_result(RMigSource *s, RMigSpan *span,
     if (n == 1 && rmig_ahead_is_hopeless(s, a->peer.used == 0)) {
         g_set_error(err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PROTOCOL,
                     "the destination cannot pin a single chunk of guest "
-                    "memory: raise its memory-lock limit (ulimit -l, "
-                    "systemd's LimitMEMLOCK=, libvirt's <hard_limit>) or its "
-                    "rdma-pin-limit");
+                    "memory: raise its memory-lock limit " RMIG_MEMLOCK_WAYS
+                    " or its rdma-pin-limit");
         return false;
     }
     return true;

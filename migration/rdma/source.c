@@ -18,9 +18,6 @@
 #include "reaper.h"
 #include "source-priv.h"
 
-/* Pinning is slow on some systems: seconds more to wait for each GiB */
-#define PIN_MS_PER_GIB 10000
-
 /*
  * A last message that is refused or flushed is found out in this time.  What
  * takes longer may just have lost its acknowledgement to a destination that
@@ -199,8 +196,8 @@ static bool init_tables(RMigSource *s, GError **err)
 
 static bool exchange(RMigSource *s, GError **err)
 {
-    int64_t timeout_ms = RMIG_CONTROL_TIMEOUT_MS;
     bool pinned = rmig_source_pinned_before(s);
+    uint64_t bytes = pinned ? s->blocks.total_bytes : 0;
     RMigWireMessage msg;
 
     g_assert(!s->exchanged);
@@ -208,14 +205,12 @@ static bool exchange(RMigSource *s, GError **err)
         !rmig_source_command(s, RMIG_WIRE_RAM_BLOCKS_REQUEST, 0, 1, err)) {
         return false;
     }
-    if (pinned) {
-        /* Both sides register now, each its own */
-        if (!rmig_ahead_pin_all(s, err)) {
-            return false;
-        }
-        timeout_ms += (s->blocks.total_bytes >> 30) * PIN_MS_PER_GIB;
+    /* Both sides register now, each its own */
+    if (pinned && !rmig_ahead_pin_all(s, err)) {
+        return false;
     }
-    if (!rmig_control_wait_answer(s->main.control, timeout_ms, &msg, err) ||
+    if (!rmig_control_wait_answer(s->main.control,
+                                  rmig_ahead_timeout_ms(bytes), &msg, err) ||
         !rmig_blocks_set_remote(&s->blocks, &msg, pinned, err) ||
         !rmig_control_release(s->main.control, err)) {
         return false;
