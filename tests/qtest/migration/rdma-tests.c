@@ -453,6 +453,7 @@ static char *start_connecting(QTestState **from, QTestState **to)
         rmig_test_wait(*from, "setup", 0);
         g_usleep(200 * 1000);
     }
+    rmig_test_info_early(*from);
     /* A monitor that waits for the destination would wait for ever */
     g_assert_cmpint(g_get_monotonic_time() - start, <, 4 * G_TIME_SPAN_SECOND);
     return g_steal_pointer(&uri);
@@ -519,6 +520,7 @@ static void test_nobody_listens(void)
     why = rmig_test_wait_failed(from, RMIG_TEST_NOTICE_S);
     g_assert_nonnull(strstr(why, "nothing listens"));
     g_assert_nonnull(strstr(why, host));
+    rmig_test_info_early(from);
     qtest_quit(to);
     rmig_test_fill_ram(from);
     retry(from);

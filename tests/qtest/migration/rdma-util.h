@@ -63,6 +63,8 @@ bool rmig_test_running(QTestState *who);
  * completed migration; nothing if it was not one over @rdma
  */
 void rmig_test_info(QTestState *from, QTestState *to, bool rdma);
+/* The same of a source that has had no connection */
+void rmig_test_info_early(QTestState *from);
 /* Add the tests of rdma-info-tests.c */
 void rmig_test_add_info(void);
 
