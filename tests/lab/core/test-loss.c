@@ -444,6 +444,7 @@ typedef struct Break {
     const char *path;
     const char *how, *repair; /* shell commands with $dev */
     const char *verbsim, *verbsim_repair;
+    const char *says; /* both sides, behind the device's name; NULL: any */
 } Break;
 
 static const Break breaks[] = {
@@ -454,13 +455,13 @@ static const Break breaks[] = {
     { "/loss/wire/cut",
       "cat /sys/class/net/$dev/address >/run/rmig-mac &&"
       " ip link set $dev address 02:00:00:00:00:99",
-      "ip link set $dev address $(cat /run/rmig-mac)", NULL, NULL },
+      "ip link set $dev address $(cat /run/rmig-mac)", NULL, NULL, NULL },
     /*
      * The last of all: Soft-RoCE's connection manager does not recover, not
      * even when the link comes back.
      */
     { "/loss/wire/link-down", "ip link set $dev down", NULL,
-      "now: link down", "now: link up" },
+      "now: link down", "now: link up", ": its port is down" },
 };
 
 /* After a repair it takes a while; then a request is refused, as it should */
@@ -497,6 +498,12 @@ static bool can_break(const Break *broken)
     return (device_is_verbsim() && broken->verbsim) || device_is_lab();
 }
 
+static void check_says(const Break *broken, const GError *err)
+{
+    g_assert_nonnull(err);
+    g_assert_true(!broken->says || strstr(err->message, broken->says));
+}
+
 /* Both sides are idle, and both must notice */
 static void test_broken_network(gconstpointer data)
 {
@@ -525,6 +532,8 @@ static void test_broken_network(gconstpointer data)
                    err ? err->message : "closed");
     g_test_message("destination noticed after %.2f s: %s", other,
                    serve.error->message);
+    check_says(broken, err);
+    check_says(broken, serve.error);
     g_clear_error(&err);
     g_assert_cmpfloat(took, <, SILENT_SECONDS);
     g_assert_cmpfloat(other, <, SILENT_SECONDS);
