@@ -313,7 +313,7 @@ class MeasureTest(unittest.TestCase):
                  "--workload", "half-zero", "--mem", "96", "--runs", "1",
                  "--methods", "rdma,tcp", "--pairs", "ours:ours",
                  "--json", str(path)], stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+                stderr=subprocess.PIPE, text=True, timeout=600, check=False)
             self.assertEqual(done.returncode, 0, done.stderr)
             rdma, tcp = json.loads(path.read_text())["runs"]
         self.assertIn("| RDMA | ours |", done.stdout)
