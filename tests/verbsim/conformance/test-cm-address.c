@@ -113,9 +113,9 @@ static void test_unreachable(void)
     int64_t start = g_get_monotonic_time();
     RigCmEvent event;
 
-    g_assert_cmpint(try_resolve(cm, address_of("192.0.2.77", 1), 1500), ==,
+    g_assert_cmpint(try_resolve(cm, address_of("192.0.2.77", 1), 4000), ==,
                     0);
-    g_assert_cmpfloat(rig_seconds_since(start), <, 1.5);
+    g_assert_cmpfloat(rig_seconds_since(start), <, 4);
     event = rig_cm_expect(cm, RDMA_CM_EVENT_ADDR_ERROR);
     g_test_message("after %.1f s: %s", rig_seconds_since(start),
                    g_strerror(-event.status));
