@@ -131,7 +131,9 @@ static MigrationRDMA *rdma_info(const RMigCounters *c)
 {
     MigrationRDMA *rdma = g_new0(MigrationRDMA, 1);
 
+    /* Without a connection there is neither a device nor a peer yet */
     rdma->device = *c->device ? g_strdup(c->device) : NULL;
+    rdma->has_peer = *c->device;
     rdma->peer = c->extensions ? MIGRATION_RDMA_PEER_EXTENDED :
                  MIGRATION_RDMA_PEER_VERSION_1;
     rdma->extensions = extensions_info(c->extensions);
@@ -199,7 +201,8 @@ static void print_stall(Monitor *mon, const char *cause,
 static void print_peer(Monitor *mon, const MigrationRDMA *rdma)
 {
     monitor_printf(mon, "rdma device: %s\n", rdma->device ?: "none yet");
-    monitor_printf(mon, "rdma peer: %s", MigrationRDMAPeer_str(rdma->peer));
+    monitor_printf(mon, "rdma peer: %s", rdma->has_peer ?
+                   MigrationRDMAPeer_str(rdma->peer) : "none yet");
     for (MigrationRDMAExtensionList *at = rdma->extensions; at;
          at = at->next) {
         monitor_printf(mon, "%s%s", at == rdma->extensions ? ": " : ", ",

@@ -79,7 +79,8 @@ typedef enum RMigStall {
  * it was created.  Times are in ns.
  */
 typedef struct RMigCounters {
-    char device[64];     /* its name, "" without a connection */
+    /* Its name; "" until there has been a connection, and nothing agreed */
+    char device[64];
     uint32_t extensions; /* RMIG_EXTENSION_*, granted by both sides */
     bool pins_all;       /* granted by both sides */
     /* Bytes of RAM and buffers; a limit of UINT64_MAX is none */

@@ -98,7 +98,7 @@ static bool make_queue_pair(RMigLink *link, GError **err)
                     "the address does not belong to an RDMA device");
         return false;
     }
-    link->verbs = rmig_verbs_new(link->id->verbs, err);
+    link->verbs = rmig_verbs_new(link->id->verbs, link->id->port_num, err);
     if (!link->verbs || !rmig_verbs_create_qp(link->verbs, err)) {
         return false;
     }

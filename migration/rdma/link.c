@@ -234,11 +234,31 @@ bool rmig_link_check(const RMigLink *link, GError **err)
     return !link->error;
 }
 
+/* Is the device the reason?  Only it knows. */
+static void add_trouble(RMigLink *link, GError *err)
+{
+    if (link->verbs) {
+        rmig_verbs_add_trouble(link->verbs, err);
+    }
+}
+
+/* It has been asked then, by verbs or by rmig_link_find_cause() */
+static bool is_completion(const GError *err)
+{
+    return g_error_matches(err, RMIG_VERBS_ERROR,
+                           RMIG_VERBS_ERROR_COMPLETION) ||
+           g_error_matches(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FLUSHED);
+}
+
 void rmig_link_fail(RMigLink *link, GError *err)
 {
     if (link->error) {
         g_error_free(err);
         return;
+    }
+    if (!is_completion(err) &&
+        !g_error_matches(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_SHUTDOWN)) {
+        add_trouble(link, err);
     }
     RMIG_LOG("%s: %s", link->name, err->message);
     link->error = err;
@@ -270,43 +290,61 @@ static void take_last_words(RMigLink *link)
     }
 }
 
-/* What a CM event that ends a connection or an attempt means to a user */
-static void set_event_error(RMigLink *link, const struct rdma_cm_event *event)
+/* Error numbers are negative there; 0 or another number says nothing */
+static const char *event_reason(const struct rdma_cm_event *event)
 {
-    const char *name = rdma_event_str(event->event);
-    GError *err;
+    return event->status < 0 ? g_strerror(-event->status) :
+                               "no further reason";
+}
+
+static char *rejection_words(int status)
+{
+    /* InfiniBand's reason; iWARP has error numbers */
+    if (status == 8 || status == -ECONNREFUSED) {
+        return g_strdup("connection refused: nothing listens for RDMA on "
+                        "that port");
+    }
+    /* 28: the listener refused */
+    return g_strdup_printf("the peer refused the connection (reason %d)",
+                           status);
+}
+
+/* What a CM event that ends a connection or an attempt means to a user */
+static char *event_words(const struct rdma_cm_event *event)
+{
+    const char *reason = event_reason(event);
 
     switch (event->event) {
     case RDMA_CM_EVENT_DISCONNECTED:
-        take_last_words(link);
-        err = g_error_new(RMIG_LINK_ERROR, RMIG_LINK_ERROR_CLOSED,
-                          "the peer closed the connection");
-        break;
+        return g_strdup("the peer closed the connection");
     case RDMA_CM_EVENT_ADDR_ERROR:
-        err = g_error_new(RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
-                          "nobody answers at that address (%s)",
-                          g_strerror(-event->status));
-        break;
+        return g_strdup_printf("nobody answers at that address (%s)", reason);
+    case RDMA_CM_EVENT_ROUTE_ERROR:
+        return g_strdup_printf("no way leads to that address (%s)", reason);
+    case RDMA_CM_EVENT_UNREACHABLE:
+        return g_strdup_printf("the peer's host does not answer (%s)", reason);
+    case RDMA_CM_EVENT_CONNECT_ERROR:
+        return g_strdup_printf("the connection cannot be made (%s)", reason);
     case RDMA_CM_EVENT_REJECTED:
-        /* InfiniBand's reason 8: nobody listens; 28: the listener refused */
-        err = g_error_new(RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
-                          event->status == 8 ?
-                          "connection refused: nothing listens for RDMA on "
-                          "that port" :
-                          "the peer refused the connection (reason %d)",
-                          event->status);
-        break;
+        return rejection_words(event->status);
     case RDMA_CM_EVENT_DEVICE_REMOVAL:
-        err = g_error_new(RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
-                          "the RDMA device was removed");
-        break;
+        return g_strdup("the RDMA device was removed");
     default:
-        err = g_error_new(RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
-                          "%s: %s", name, event->status < 0 ?
-                          g_strerror(-event->status) : "no further reason");
-        break;
+        return g_strdup_printf("%s: %s", rdma_event_str(event->event), reason);
     }
-    rmig_link_fail(link, err);
+}
+
+static void set_event_error(RMigLink *link, const struct rdma_cm_event *event)
+{
+    g_autofree char *words = event_words(event);
+    bool closed = event->event == RDMA_CM_EVENT_DISCONNECTED;
+
+    if (closed) {
+        take_last_words(link);
+    }
+    rmig_link_fail(link, g_error_new_literal(RMIG_LINK_ERROR, closed ?
+                                             RMIG_LINK_ERROR_CLOSED :
+                                             RMIG_LINK_ERROR_FAILED, words));
 }
 
 /* A refusal may carry the peer's version: if it is not ours, say so */
@@ -414,6 +452,8 @@ void rmig_link_find_cause(RMigLink *link, GError **err)
     if (link->error) {
         g_clear_error(err);
         *err = g_error_copy(link->error);
+    } else {
+        add_trouble(link, *err);
     }
 }
 

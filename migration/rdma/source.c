@@ -93,15 +93,15 @@ bool rmig_source_connect(RMigSource *s, const struct sockaddr *addr,
     s->granted = answer.flags;
     s->peer_pin_bytes = answer.flags & RMIG_WIRE_FLAG_BUDGET ?
                         answer.pin_bytes : UINT64_MAX;
+    g_strlcpy(s->count.device, rmig_link_device_name(s->main.link),
+              sizeof(s->count.device));
+    rmig_source_publish(s);
     if (s->config.return_path &&
         !connect_one(s, &s->back, "return path", addr, &ignored, err)) {
         g_prefix_error(err, "opening the return path: ");
         rmig_conn_cleanup(&s->main);
         return false;
     }
-    g_strlcpy(s->count.device, rmig_link_device_name(s->main.link),
-              sizeof(s->count.device));
-    rmig_source_publish(s);
     return true;
 }
 

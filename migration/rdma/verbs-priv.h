@@ -16,9 +16,10 @@
 /*
  * rmig_verbs_new: PD, completion channel and queue on an opened device
  * @device: stays librdmacm's
+ * @port: of the device, from 1, that the connection uses
  */
-RMigVerbs *rmig_verbs_new(struct ibv_context *device, GError **err)
-    G_GNUC_WARN_UNUSED_RESULT;
+RMigVerbs *rmig_verbs_new(struct ibv_context *device, uint8_t port,
+                          GError **err) G_GNUC_WARN_UNUSED_RESULT;
 /*
  * The queue pair, in state RESET; the link moves it on with the attributes
  * that the connection manager has for each state.

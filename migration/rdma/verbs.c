@@ -5,7 +5,8 @@
  *
  * See verbs.h for the job, the callers and the send-queue arithmetic.
  *
- * Owned here: the PD, the completion channel and queue, the queue pair.
+ * Owned here: the PD, the completion channel and queue, the queue pair.  What
+ * the device says when something fails is in verbs-health.c.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -14,10 +15,12 @@
 #include <sys/resource.h>
 
 #include "log.h"
+#include "verbs-health-priv.h"
 #include "verbs-priv.h"
 
 struct RMigVerbs {
     struct ibv_context *device;
+    RMigHealth health;
     struct ibv_pd *pd;
     struct ibv_comp_channel *channel;
     struct ibv_cq *cq;
@@ -67,13 +70,15 @@ static unsigned choose_send_slots(struct ibv_context *device)
     return want;
 }
 
-RMigVerbs *rmig_verbs_new(struct ibv_context *device, GError **err)
+RMigVerbs *rmig_verbs_new(struct ibv_context *device, uint8_t port,
+                          GError **err)
 {
     RMigVerbs *v = g_new0(RMigVerbs, 1);
     const char *name = ibv_get_device_name(device->device);
     int flags;
 
     v->device = device;
+    rmig_health_init(&v->health, device, port);
     v->send_slots = choose_send_slots(device);
     v->pd = ibv_alloc_pd(device);
     if (!v->pd) {
@@ -129,6 +134,7 @@ bool rmig_verbs_create_qp(RMigVerbs *v, GError **err)
                         ibv_get_device_name(v->device->device));
         return false;
     }
+    rmig_health_set_qp(&v->health, v->qp);
     return true;
 }
 
@@ -153,6 +159,7 @@ uint32_t rmig_verbs_qp_num(const RMigVerbs *v)
 
 void rmig_verbs_destroy_qp(RMigVerbs *v)
 {
+    rmig_health_set_qp(&v->health, NULL);
     if (v->qp && ibv_destroy_qp(v->qp) != 0) {
         g_warning("destroying a queue pair failed: %s", g_strerror(errno));
     }
@@ -187,6 +194,7 @@ void rmig_verbs_free(RMigVerbs *v)
         g_warning("a protection domain was left behind: memory regions of it "
                   "are still registered");
     }
+    rmig_health_cleanup(&v->health);
     g_free(v);
 }
 
@@ -411,6 +419,23 @@ const char *rmig_verbs_device_name(const RMigVerbs *v)
     return ibv_get_device_name(v->device->device);
 }
 
+/* @advice: as rmig_health_text()'s */
+static void add_health(RMigVerbs *v, const char *advice, GError *err)
+{
+    g_autofree char *text = rmig_health_text(&v->health, advice);
+    g_autofree char *old = NULL;
+
+    if (text) {
+        old = err->message;
+        err->message = g_strdup_printf("%s; %s", old, text);
+    }
+}
+
+void rmig_verbs_add_trouble(RMigVerbs *v, GError *err)
+{
+    add_health(v, NULL, err);
+}
+
 unsigned rmig_verbs_write_room(const RMigVerbs *v)
 {
     unsigned limit = v->send_slots - RMIG_VERBS_SLOTS_RESERVED;
@@ -423,50 +448,58 @@ unsigned rmig_verbs_sends_in_flight(const RMigVerbs *v)
     return v->send_used;
 }
 
-/* On an error only wr_id, status and vendor error of @wc are meaningful */
-static bool handle_completion(RMigVerbs *v, const struct ibv_wc *wc,
-                              GError **err)
-{
-    RMigWork *work = (RMigWork *)(uintptr_t)wc->wr_id;
-
-    RMIG_LOG("qp 0x%x: completed %s %p: %s", v->qp->qp_num, work->what,
-             (void *)work, ibv_wc_status_str(wc->status));
-    if (wc->status != IBV_WC_SUCCESS) {
-        g_autofree char *about = work->describe ? work->describe(work) : NULL;
-
-        g_set_error(err, RMIG_VERBS_ERROR,
-                    wc->status == IBV_WC_WR_FLUSH_ERR ?
-                    RMIG_VERBS_ERROR_FLUSHED : RMIG_VERBS_ERROR_COMPLETION,
-                    "%s%s%s failed: %s (vendor error 0x%x)", work->what,
-                    about ? " " : "", about ? about : "",
-                    ibv_wc_status_str(wc->status), wc->vendor_err);
-        return false;
-    }
-    v->send_used -= work->slots;
-    work->slots = 0;
-    work->done(work, wc->byte_len);
-    return true;
-}
-
 static bool is_flush(const GError *err)
 {
     return g_error_matches(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FLUSHED);
 }
 
 /* Of several errors the first, unless that is only a consequence */
-static void keep_reason(GError **kept, GError *next)
+typedef struct Broken {
+    GError *err; /* NULL: none */
+    const char *advice;
+} Broken;
+
+static void keep_reason(Broken *kept, const RMigWork *work,
+                        const struct ibv_wc *wc)
 {
-    if (*kept && (!is_flush(*kept) || is_flush(next))) {
-        g_error_free(next);
+    bool flushed = wc->status == IBV_WC_WR_FLUSH_ERR;
+    g_autofree char *about = NULL;
+    const char *meaning;
+
+    if (kept->err && (flushed || !is_flush(kept->err))) {
         return;
     }
-    g_clear_error(kept);
-    *kept = next;
+    about = work->describe ? work->describe(work) : NULL;
+    meaning = rmig_health_meaning(wc->status, &kept->advice);
+    g_clear_error(&kept->err);
+    g_set_error(&kept->err, RMIG_VERBS_ERROR,
+                flushed ? RMIG_VERBS_ERROR_FLUSHED :
+                          RMIG_VERBS_ERROR_COMPLETION,
+                "%s%s%s failed: %s (vendor error 0x%x): %s", work->what,
+                about ? " " : "", about ? about : "",
+                ibv_wc_status_str(wc->status), wc->vendor_err, meaning);
+}
+
+/* On an error only wr_id, status and vendor error of @wc are meaningful */
+static void handle_completion(RMigVerbs *v, const struct ibv_wc *wc,
+                              Broken *broken)
+{
+    RMigWork *work = (RMigWork *)(uintptr_t)wc->wr_id;
+
+    RMIG_LOG("qp 0x%x: completed %s %p: %s", v->qp->qp_num, work->what,
+             (void *)work, ibv_wc_status_str(wc->status));
+    if (wc->status != IBV_WC_SUCCESS) {
+        keep_reason(broken, work, wc);
+        return;
+    }
+    v->send_used -= work->slots;
+    work->slots = 0;
+    work->done(work, wc->byte_len);
 }
 
 int rmig_verbs_poll(RMigVerbs *v, GError **err)
 {
-    GError *broken = NULL;
+    Broken broken = { 0 };
     struct ibv_wc wc[16];
     int total = 0;
     int n;
@@ -474,22 +507,22 @@ int rmig_verbs_poll(RMigVerbs *v, GError **err)
     do {
         n = ibv_poll_cq(v->cq, G_N_ELEMENTS(wc), wc);
         if (n < 0) {
-            g_clear_error(&broken);
+            g_clear_error(&broken.err);
             set_errno_error(err, errno, "polling the completion queue failed");
             return -1;
         }
         for (int i = 0; i < n; i++) {
-            GError *local = NULL;
-
             /* What is off the queue is lost if it is not handled now */
-            if (!handle_completion(v, &wc[i], &local)) {
-                keep_reason(&broken, local);
-            }
+            handle_completion(v, &wc[i], &broken);
         }
         total += n;
     } while (n == G_N_ELEMENTS(wc));
-    if (broken) {
-        g_propagate_error(err, broken);
+    if (broken.err) {
+        /* Why requests were flushed, others may know: the caller asks them */
+        if (!is_flush(broken.err)) {
+            add_health(v, broken.advice, broken.err);
+        }
+        g_propagate_error(err, broken.err);
         return -1;
     }
     return total;

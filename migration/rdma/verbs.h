@@ -115,6 +115,14 @@ bool rmig_verbs_post_probe(RMigVerbs *verbs, RMigWork *work, GError **err)
 /* As libibverbs calls the device; valid as long as @verbs */
 const char *rmig_verbs_device_name(const RMigVerbs *verbs);
 
+/*
+ * rmig_verbs_add_trouble: make @err say what is wrong with the device
+ *
+ * Asks the device, for its port's state among others, so only for errors that
+ * end a connection.  If nothing is wrong, @err stays as it is.
+ */
+void rmig_verbs_add_trouble(RMigVerbs *verbs, GError *err);
+
 /* Slots that an RDMA Write may take now */
 unsigned rmig_verbs_write_room(const RMigVerbs *verbs);
 /* Work requests on the send queue whose slots are not yet given back */
@@ -124,8 +132,10 @@ unsigned rmig_verbs_sends_in_flight(const RMigVerbs *verbs);
  * rmig_verbs_poll: reap what has completed and run done() for each
  *
  * Returns the number of completions, or -1 with @err if one of them is an
- * error: "WHAT failed: STATUS (vendor error N)".  All others have been handled.
- * Of several errors it is the first that is not a flush, if there is one.
+ * error: "WHAT failed: STATUS (vendor error N): MEANING; DEVICE: its port...".
+ * All others have been handled.  Of several errors it is the first that is not
+ * a flush, if there is one; a flush is without the device's part, which
+ * rmig_verbs_add_trouble() adds when nothing else explains it.
  */
 int rmig_verbs_poll(RMigVerbs *verbs, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;

@@ -85,7 +85,7 @@ class Bench(unittest.TestCase):
             self.assertAlmostEqual(run["link_gbit_per_s"], 39.7)
             self.assertTrue(run["no_copy"])
             self.assertGreaterEqual(run["bytes"], RAM)
-            self.assertGreater(run["bulk_share"], 0.01)
+            self.assertGreater(run["bulk_share"], 0)
             self.assertLess(run["bulk_share"], 1.001)
             self.assertLess(run["share"], run["bulk_share"])
 

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#undef ibv_query_port
 #undef ibv_reg_mr
 
 /* Looks at an empty queue without a sleep or an event between: it spins */
@@ -400,6 +401,27 @@ int ibv_query_device(struct ibv_context *ibcontext,
     return 0;
 }
 
+int ibv_query_port(struct ibv_context *ibcontext, uint8_t port,
+                   struct _compat_ibv_port_attr *compat)
+{
+    struct ibv_port_attr *attr = (struct ibv_port_attr *)compat;
+
+    (void)port;
+    g_assert(ibcontext == &context);
+    attr->state = IBV_PORT_ACTIVE;
+    return 0;
+}
+
+/* It has no events, and no descriptor for them */
+int ibv_get_async_event(struct ibv_context *ibcontext,
+                        struct ibv_async_event *event)
+{
+    (void)ibcontext;
+    (void)event;
+    fuzz_die("ibv_get_async_event() would block for ever");
+    return -1;
+}
+
 struct ibv_pd *ibv_alloc_pd(struct ibv_context *ibcontext)
 {
     struct ibv_pd *pd;
@@ -723,6 +745,7 @@ void fuzz_device_init(const FuzzHooks *hooks)
     cqs = g_ptr_array_new();
     next_key = 0;
     context.device = &device;
+    context.async_fd = -1;
     context.ops.poll_cq = poll_cq;
     context.ops.req_notify_cq = req_notify_cq;
     context.ops.post_send = post_send;

@@ -39,8 +39,11 @@ ibv_devinfo | grep -q 'active_mtu:.*4096'
 ibv_devinfo | grep -q PORT_ACTIVE
 for name in "$RMIG_LAB_ADDR4" "$RMIG_LAB_ADDR6" lab lab4 lab6; do
     rping -s -a "$name" -p 9999 -C 2 >/tmp/server 2>&1 &
-    sleep 0.5
-    timeout 10 rping -c -a "$name" -p 9999 -C 2 >/tmp/client 2>&1
+    # Until it listens, a client is refused.
+    until timeout 60 rping -c -a "$name" -p 9999 -C 2 >/tmp/client 2>&1; do
+        kill -0 $!
+        sleep 0.2
+    done
     wait $!
 done
 echo kept >"$RMIG_LAB_OUT/result"
@@ -101,7 +104,7 @@ class MachineTest(unittest.TestCase):
             self.assertEqual((Path(out) / "result").read_text(), "kept\n")
 
     def test_time_limit(self):
-        run = lab("--timeout", "5", "sh", "-c", "echo before; sleep 60")
+        run = lab("--timeout", "20", "sh", "-c", "echo before; sleep 6000")
         self.assertEqual(run.returncode, 124)
         self.assertEqual(run.stdout, b"before\n")
         self.assertIn(b"--timeout", run.stderr)

@@ -26,7 +26,7 @@ NIC_THREAD = "verbsim-nic"
 NIC_FILES = collections.Counter({"anon_inode:[eventpoll]": 1,
                                  "anon_inode:[eventfd]": 2})
 NIC_NAMES = re.compile(r"socket$|.*/nic-\d+\.lock$")
-RELEASE_SECONDS = 5
+RELEASE_SECONDS = 60        # what is not given back by then is kept
 
 
 def _on_fabric(pid):

@@ -94,7 +94,7 @@ void accept_main(Fixture *f, uint32_t flags)
     f->link = fake_link_new();
     f->verbs = f->link->verbs;
     f->link->asked = flags;
-    f->link->watched_wait_ms = 1000; /* for worker threads */
+    f->link->watched_wait_ms = 60000; /* for worker threads */
     fake_link_offer(f->link);
     g_assert_cmpint(rmig_dest_accept(f->dest, NULL), ==, RMIG_ACCEPTED_MAIN);
 }

@@ -14,13 +14,16 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#undef ibv_query_port
 #undef ibv_reg_mr
 
 FakeRdma fake_rdma;
 
 static GQueue completions = G_QUEUE_INIT; /* of struct ibv_wc */
 static GQueue events = G_QUEUE_INIT;      /* of FakeEvent */
+static GQueue async = G_QUEUE_INIT;       /* of struct ibv_async_event */
 static struct ibv_comp_channel comp_channel;
+static struct ibv_cq fake_cq;
 static bool armed;
 static struct rdma_cm_id *last_id;
 static int timer_fd = -1;
@@ -122,12 +125,15 @@ void fake_rdma_init(void)
 {
     memset(&fake_rdma, 0, sizeof(fake_rdma));
     fake_rdma.context.device = &fake_rdma.device;
+    fake_rdma.context.async_fd = eventfd(0, EFD_SEMAPHORE | EFD_CLOEXEC);
     fake_rdma.context.ops.poll_cq = poll_cq;
     fake_rdma.context.ops.req_notify_cq = req_notify_cq;
     fake_rdma.context.ops.post_send = post_send;
     fake_rdma.context.ops.post_recv = post_recv;
     fake_rdma.attr.max_qp_wr = 16384;
     fake_rdma.attr.max_cqe = 65536;
+    fake_rdma.attr.phys_port_cnt = 1;
+    fake_rdma.port_state = IBV_PORT_ACTIVE;
     fake_rdma.qp.context = &fake_rdma.context;
     fake_rdma.sends = g_array_new(false, true, sizeof(struct ibv_send_wr));
     fake_rdma.sges = g_array_new(false, true, sizeof(struct ibv_sge));
@@ -146,6 +152,9 @@ void fake_rdma_cleanup(void)
     g_assert_cmpint(fake_rdma.event_channels, ==, 0);
     g_queue_clear_full(&completions, g_free);
     g_queue_clear_full(&events, g_free);
+    g_queue_clear_full(&async, g_free);
+    g_assert_cmpint(fake_rdma.unacked_events, ==, 0);
+    close(fake_rdma.context.async_fd);
     g_array_unref(fake_rdma.sends);
     g_array_unref(fake_rdma.sges);
     g_array_unref(fake_rdma.recvs);
@@ -181,6 +190,58 @@ int ibv_query_device(struct ibv_context *context, struct ibv_device_attr *attr)
     }
     *attr = fake_rdma.attr;
     return 0;
+}
+
+int ibv_query_port(struct ibv_context *context, uint8_t port,
+                   struct _compat_ibv_port_attr *compat)
+{
+    struct ibv_port_attr *attr = (struct ibv_port_attr *)compat;
+
+    (void)context;
+    fake_rdma.port_queries++;
+    g_assert_cmpint(port, <=, fake_rdma.attr.phys_port_cnt);
+    if (fails("ibv_query_port")) {
+        return errno;
+    }
+    attr->state = fake_rdma.port_state;
+    return 0;
+}
+
+/* Would block, as the library does, on a descriptor that may */
+int ibv_get_async_event(struct ibv_context *context,
+                        struct ibv_async_event *event)
+{
+    g_autofree struct ibv_async_event *next = NULL;
+    eventfd_t value;
+
+    if (eventfd_read(context->async_fd, &value) != 0) {
+        return -1;
+    }
+    next = g_queue_pop_head(&async);
+    *event = *next;
+    fake_rdma.unacked_events++;
+    return 0;
+}
+
+void ibv_ack_async_event(struct ibv_async_event *event)
+{
+    (void)event;
+    fake_rdma.unacked_events--;
+}
+
+void fake_rdma_async_event(enum ibv_event_type type, int port)
+{
+    struct ibv_async_event event = { .event_type = type };
+
+    if (port) {
+        event.element.port_num = port;
+    } else if (type == IBV_EVENT_CQ_ERR) {
+        event.element.cq = &fake_cq;
+    } else {
+        event.element.qp = &fake_rdma.qp;
+    }
+    g_queue_push_tail(&async, g_memdup2(&event, sizeof(event)));
+    ring(fake_rdma.context.async_fd);
 }
 
 struct ibv_pd *ibv_alloc_pd(struct ibv_context *context)
@@ -225,8 +286,6 @@ struct ibv_cq *ibv_create_cq(struct ibv_context *context, int cqe,
                              void *cq_context,
                              struct ibv_comp_channel *channel, int comp_vector)
 {
-    static struct ibv_cq cq;
-
     (void)cq_context;
     (void)comp_vector;
     g_assert_cmpint(cqe, <=, fake_rdma.attr.max_cqe);
@@ -234,9 +293,9 @@ struct ibv_cq *ibv_create_cq(struct ibv_context *context, int cqe,
         return NULL;
     }
     fake_rdma.cqs++;
-    cq = (struct ibv_cq) { .context = context, .channel = channel,
-                           .cqe = cqe };
-    return &cq;
+    fake_cq = (struct ibv_cq) { .context = context, .channel = channel,
+                                .cqe = cqe };
+    return &fake_cq;
 }
 
 int ibv_destroy_cq(struct ibv_cq *cq)
@@ -303,6 +362,7 @@ struct ibv_qp *ibv_create_qp(struct ibv_pd *pd, struct ibv_qp_init_attr *attr)
     }
     fake_rdma.qps++;
     fake_rdma.qp_attr = *attr;
+    fake_rdma.qp.send_cq = attr->send_cq;
     fake_rdma.qp_state = IBV_QPS_RESET;
     return &fake_rdma.qp;
 }
@@ -392,6 +452,7 @@ int rdma_resolve_addr(struct rdma_cm_id *id, struct sockaddr *src,
     (void)dst;
     g_assert_cmpint(timeout_ms, >, 0);
     id->verbs = &fake_rdma.context;
+    id->port_num = 1;
     return fails("rdma_resolve_addr") ? -1 : 0;
 }
 
@@ -473,6 +534,7 @@ int rdma_bind_addr(struct rdma_cm_id *id, struct sockaddr *addr)
         return -1;
     }
     id->verbs = &fake_rdma.context;
+    id->port_num = 1;
     return 0;
 }
 
@@ -554,6 +616,7 @@ void fake_rdma_request(const void *private_data, uint8_t len)
     g_assert_cmpint(rdma_create_id(listener->channel, &id, NULL, RDMA_PS_TCP),
                     ==, 0);
     id->verbs = &fake_rdma.context;
+    id->port_num = 1;
     push_event(id, RDMA_CM_EVENT_CONNECT_REQUEST, 0, private_data, len);
 }
 

@@ -19,9 +19,11 @@ typedef struct FakeRdma {
     struct ibv_device device;
     struct ibv_context context;
     struct ibv_device_attr attr;
+    enum ibv_port_state port_state;
     struct ibv_qp qp;
     /* Objects alive */
     int pds, channels, cqs, mrs, qps, ids, event_channels;
+    int unacked_events; /* asynchronous ones that were taken */
     /* What was called */
     GArray *sends; /* of struct ibv_send_wr; sg_list and next are gone */
     GArray *sges;  /* of struct ibv_sge, one for each send; zeros: none */
@@ -39,6 +41,7 @@ typedef struct FakeRdma {
     bool remote_write;               /* that the peer was given last */
     bool asked;                      /* rdma_connect() was called */
     unsigned established;            /* calls of rdma_establish() */
+    unsigned port_queries;           /* calls of ibv_query_port() */
     /* What is to happen */
     const char *fail_call; /* the next call of this function fails, */
     int fail_errno;        /* so */
@@ -57,6 +60,8 @@ void fake_rdma_cleanup(void);
 /* A work request completes; the armed queue makes its channel readable */
 void fake_rdma_complete(uint64_t wr_id, enum ibv_wc_status status,
                         uint32_t bytes);
+/* The device reports @type, of its queue pair and queue or of @port */
+void fake_rdma_async_event(enum ibv_event_type type, int port);
 /* A CM event on the channel of the last identifier made */
 void fake_rdma_event(enum rdma_cm_event_type type, int status,
                      const void *private_data, uint8_t len);

@@ -351,7 +351,7 @@ static RMigLink *offer_destination(Fixture *f)
     link->peer_opaque = f;
     link->owes = say_what_is_owed;
     link->random = f->mode.random;
-    link->watched_wait_ms = f->mode.threads ? 1000 : 0;
+    link->watched_wait_ms = f->mode.threads ? 60000 : 0;
     link->verbs->landed = landed;
     link->verbs->opaque = f;
     link->verbs->refuse = refuse_some;

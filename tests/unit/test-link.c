@@ -168,7 +168,8 @@ static void test_resolve_fails(void)
                   "no RDMA device leads to that address");
     resolve_fails(addr_error, NULL, NULL, 0, failed,
                   "nobody answers at that address (No route to host)");
-    resolve_fails(addr_resolved, route_error, NULL, 0, failed, "timed out");
+    resolve_fails(addr_resolved, route_error, NULL, 0, failed,
+                  "no way leads to that address (Connection timed out)");
     resolve_fails(addr_resolved, NULL, "rdma_resolve_route", EINVAL, failed,
                   "resolving the route");
     resolve_fails(addr_resolved, route_resolved, "ibv_create_qp", ENOMEM,
@@ -186,6 +187,16 @@ static void test_resolve_fails(void)
 static void nobody_listens(void)
 {
     fake_rdma_event(RDMA_CM_EVENT_REJECTED, 8, NULL, 0);
+}
+
+static void refused_over_iwarp(void)
+{
+    fake_rdma_event(RDMA_CM_EVENT_REJECTED, -ECONNREFUSED, NULL, 0);
+}
+
+static void connect_error(void)
+{
+    fake_rdma_event(RDMA_CM_EVENT_CONNECT_ERROR, -EINVAL, NULL, 0);
 }
 
 static void refused(void)
@@ -242,6 +253,8 @@ static void test_connect_fails(void)
 {
     connect_fails(nobody_listens, "nothing listens for RDMA on that port");
     connect_fails(refused, "the peer refused the connection (reason 28)");
+    connect_fails(refused_over_iwarp, "nothing listens for RDMA");
+    connect_fails(connect_error, "the connection cannot be made (Invalid");
     connect_fails(refused_by_version_2, "speaks version 2 of");
     connect_fails(refused_by_version_2, "this QEMU speaks version 1");
     connect_fails(accepted_by_version_2, "speaks version 2 of");

@@ -418,6 +418,7 @@ static void test_connect(void)
     RMigSource *source = rmig_source_new(&config, NULL);
     g_autoptr(GError) err = NULL;
     RMigLink *main, *back;
+    RMigCounters c;
 
     g_assert_null(rmig_source_stream(source));
     g_assert_null(rmig_source_return_stream(source));
@@ -431,6 +432,8 @@ static void test_connect(void)
     g_assert_false(rmig_source_connect(source, &addr, &err));
     g_assert_nonnull(strstr(err->message, "refused"));
     g_assert_null(rmig_source_stream(source));
+    rmig_source_counters(source, &c);
+    g_assert_cmpstr(c.device, ==, "");
     g_clear_error(&err);
 
     /* the return path fails: the main connection is not kept either */
@@ -442,6 +445,8 @@ static void test_connect(void)
     g_assert_nonnull(strstr(err->message, "opening the return path: "));
     g_assert_null(rmig_source_stream(source));
     g_assert_null(rmig_source_return_stream(source));
+    rmig_source_counters(source, &c); /* but it was there */
+    g_assert_cmpstr(c.device, !=, "");
 
     /* and then it works, with a destination that does not grant pin-all */
     fake_link_offer(fake_link_new());

@@ -40,7 +40,7 @@ static void setup(Fixture *f)
     static const char *const names[] = { "one", "two", "three", "four" };
 
     memset(f, 0, sizeof(*f));
-    f->verbs = rmig_verbs_new(&fake_rdma.context, NULL);
+    f->verbs = rmig_verbs_new(&fake_rdma.context, 1, NULL);
     g_assert_nonnull(f->verbs);
     g_assert_true(rmig_verbs_create_qp(f->verbs, NULL));
     f->mr = rmig_mr_register(f->verbs, f->buf, sizeof(f->buf), true, NULL);
@@ -375,7 +375,9 @@ static void test_error_completion(void)
     g_assert_cmpint(rmig_verbs_poll(f.verbs, &err), ==, -1);
     g_assert_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_COMPLETION);
     g_assert_cmpstr(err->message, ==, "two of something failed: transport "
-                    "retry counter exceeded (vendor error 0x81)");
+                    "retry counter exceeded (vendor error 0x81): the peer's "
+                    "device does not acknowledge it; fake0: its port is "
+                    "active, so look at the network and at the peer's host");
     g_assert_cmpuint(f.done[0], ==, 1); /* it came before the error */
     g_assert_cmpuint(f.done[1], ==, 0);
     g_clear_error(&err);
@@ -446,7 +448,7 @@ static void test_new_fails(void)
         fake_rdma_init();
         fake_rdma.fail_call = calls[i];
         fake_rdma.fail_errno = ENOMEM;
-        g_assert_null(rmig_verbs_new(&fake_rdma.context, &err));
+        g_assert_null(rmig_verbs_new(&fake_rdma.context, 1, &err));
         g_assert_nonnull(strstr(err->message, "fake0"));
         fake_rdma_cleanup();
     }

@@ -293,6 +293,7 @@ static void account(VsMr *mr, uint64_t ns)
     vs_object_add(VS_KIND_MR, mr);
     vs_stats->registrations++;
     vs_stats->reg_ns += ns;
+    vs_stats->reg_main += syscall(SYS_gettid) == getpid();
     vs_stats->mrs++;
     vs_stats->mrs_peak = MAX(vs_stats->mrs_peak, vs_stats->mrs);
     vs_stats->pinned_bytes += mr->pinned_bytes;

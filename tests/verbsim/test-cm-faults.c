@@ -37,7 +37,7 @@ static void test_delayed_request(void)
     Rig rig = rig_new();
 
     rig_listen(&rig, 1);
-    tell("*: on cm CONNECT_REQUEST: delay 100ms");
+    tell("*: on cm CONNECT_REQUEST: delay 2s");
     rig_ask(&rig);
     expect_nothing(rig.server, 50);
     /* Taken back before the program has seen it: it comes, and then its end */

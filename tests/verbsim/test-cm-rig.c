@@ -18,7 +18,7 @@
 
 #include "packet.h"
 
-#define WAIT_MS 10000
+#define WAIT_MS 60000
 
 /*
  * The tests run in a child: the fabric can only be removed when the last of

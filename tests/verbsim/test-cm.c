@@ -288,10 +288,12 @@ static void test_unresolved(void)
     Rig rig = rig_new();
 
     g_assert_ok(rdma_create_id(rig.client, &id, NULL, RDMA_PS_TCP));
-    g_assert_ok(rdma_resolve_addr(id, NULL, address("203.0.113.7", 4), 300));
-    g_assert_cmpfloat(seconds_since(start), <, 0.2);
+    g_assert_ok(rdma_resolve_addr(id, NULL, address("203.0.113.7", 4),
+                                  3000));
+    /* It has not waited */
+    expect_nothing(rig.client, 0);
     expect_only(rig.client, RDMA_CM_EVENT_ADDR_ERROR, -ETIMEDOUT);
-    g_assert_cmpfloat(seconds_since(start), >=, 0.3);
+    g_assert_cmpfloat(seconds_since(start), >=, 3);
     /* The same identifier may try another address. */
     g_assert_ok(rdma_resolve_addr(id, NULL, address("127.0.0.1", 4), 300));
     expect_only(rig.client, RDMA_CM_EVENT_ADDR_RESOLVED, 0);
@@ -424,7 +426,6 @@ static void test_never_accepted(void)
     rig_request(&rig);
     expect_only(rig.client, RDMA_CM_EVENT_UNREACHABLE, -ETIMEDOUT);
     g_assert_cmpfloat(seconds_since(start), >=, GIVE_UP_SECONDS);
-    g_assert_cmpfloat(seconds_since(start), <, GIVE_UP_SECONDS + 2);
     /* One request, however often it was repeated. */
     expect_nothing(rig.server, 0);
     rig_free(&rig);

@@ -18,7 +18,7 @@
 #include <string.h>
 
 /* Of the profile that the programs run with. */
-enum { CM_TIMEOUT_MS = 60, CM_RETRIES = 3, ACK_TIMEOUT = 12 };
+enum { CM_TIMEOUT_MS = 150, CM_RETRIES = 3, ACK_TIMEOUT = 12 };
 /* When UNREACHABLE is due. */
 #define GIVE_UP_SECONDS (CM_TIMEOUT_MS * (CM_RETRIES + 1) / 1000.0)
 

@@ -503,11 +503,14 @@ static void test_script(void)
 static void test_bad_script(void)
 {
     if (g_test_subprocess()) {
-        write_script("src: on write: lose\nsrc: on write: explode\n");
+        g_setenv("VERBSIM_FAULTS", g_getenv("BAD_SCRIPT"), true);
         vs_fault_load();
         return;
     }
+    write_script("src: on write: lose\nsrc: on write: explode\n");
+    g_setenv("BAD_SCRIPT", g_getenv("VERBSIM_FAULTS"), true);
     g_test_trap_subprocess(NULL, 0, 0);
+    drop_script();
     g_test_trap_assert_failed();
     g_test_trap_assert_stderr("*:2: no action is called \"explode\"*");
 }

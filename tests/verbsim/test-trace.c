@@ -179,7 +179,7 @@ static void onto_a_full_disk(void)
     struct rlimit limit = { 65536, 65536 };
 
     signal(SIGXFSZ, SIG_IGN);
-    alarm(20);                  /* a hang is a failure */
+    alarm(300);                 /* a hang is a failure */
     fake_on_complaint = trace_complaint;
     if (setrlimit(RLIMIT_FSIZE, &limit) < 0) {
         abort();

@@ -32,6 +32,8 @@ MISSING = [package for tool, package in TOOLS.items()
            if not shutil.which(tool)]
 ADDRESS = "127.0.0.1"
 MIB = 1 << 20
+# What has not come by then does not come
+PATIENCE_SECONDS = 300
 REM_ACCESS_ERR, RETRY_EXC_ERR = 10, 12      # enum ibv_wc_status
 
 
@@ -81,21 +83,21 @@ class WithPrograms(unittest.TestCase):
         return process
 
     def output(self, process, status=0):
-        text, _ = process.communicate(timeout=60)
+        text, _ = process.communicate(timeout=PATIENCE_SECONDS)
         if status is not None:
             self.assertEqual(process.returncode, status, text)
         return text
 
     def wait_for(self, fabric, name):
         """Until the process called @name has a NIC."""
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE_SECONDS
         while name not in (found.name for found in fabric.processes()):
             self.assertLess(time.monotonic(), until, f"{name} never came")
             time.sleep(0.01)
 
     def wait_for_listener(self, fabric):
         """Until the process called dst listens."""
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE_SECONDS
         while not self.traced("dst", "cm-listen"):
             self.assertLess(time.monotonic(), until, "dst does not listen")
             time.sleep(0.01)
@@ -107,7 +109,7 @@ class WithPrograms(unittest.TestCase):
 
     def wait_for_writes(self, fabric):
         """Until the process called src has sent some."""
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE_SECONDS
         writes = 0
         self.wait_for(fabric, "src")
         while writes < 100:
@@ -125,7 +127,7 @@ class WithPrograms(unittest.TestCase):
         port = free_port()
         argv = ["ib_write_bw", "-F", "-p", port, *options]
         dst = self.start(fabric, "dst", *argv)
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE_SECONDS
         while not listens_on_tcp(int(port)):
             self.assertLess(time.monotonic(), until, "dst does not listen")
             time.sleep(0.01)

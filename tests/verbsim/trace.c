@@ -139,7 +139,7 @@ static const struct {
     COUNTER(rx_read), COUNTER(rx_read_bytes),
     COUNTER(copied_bytes), COUNTER(copy_ns),
     COUNTER(registrations), COUNTER(deregistrations),
-    COUNTER(reg_failed), COUNTER(reg_ns),
+    COUNTER(reg_failed), COUNTER(reg_ns), COUNTER(reg_main),
     COUNTER(mrs), COUNTER(mrs_peak),
     COUNTER(pinned_bytes), COUNTER(pinned_peak),
     COUNTER(completions), COUNTER(cq_events),

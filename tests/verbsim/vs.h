@@ -139,6 +139,7 @@ typedef struct VsStats {
     uint64_t rx_read, rx_read_bytes;
     uint64_t copied_bytes, copy_ns;     /* what this NIC's thread copied */
     uint64_t registrations, deregistrations, reg_failed, reg_ns;
+    uint64_t reg_main;          /* of them, by the process's first thread */
     uint64_t mrs, mrs_peak;
     uint64_t pinned_bytes, pinned_peak;
     uint64_t completions, cq_events;

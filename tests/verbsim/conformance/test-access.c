@@ -198,9 +198,9 @@ static RigPair large_pair(void)
 
 /*
  * The completions of 16 requests: some succeed, then one has @status, the
- * others are flushed.  At least one fails.
+ * others are flushed.  Returns whether one failed.
  */
-static void expect_break(RigEnd *end, enum ibv_wc_status status)
+static bool breaks(RigEnd *end, enum ibv_wc_status status)
 {
     int good = 0;
 
@@ -218,7 +218,18 @@ static void expect_break(RigEnd *end, enum ibv_wc_status status)
         }
     }
     g_test_message("%d of 16 were carried out", good);
-    g_assert_cmpint(good, <, 16);
+    return good < 16;
+}
+
+/*
+ * A program that had to wait for a processor may come when all requests have
+ * been carried out; then it tries again.
+ */
+static void until_it_breaks(bool (*attempt)(void))
+{
+    for (unsigned n = 0; !attempt(); n++) {
+        g_assert_cmpuint(n, <, 1000);
+    }
 }
 
 /* Spins until the first of the Writes can be seen. */
@@ -233,11 +244,12 @@ static void await_write(const uint8_t *data)
 }
 
 /* When dereg has returned, nobody writes there any more. */
-static void test_target_goes(void)
+static bool target_goes(void)
 {
     RigPair pair = large_pair();
     RigWhere where = rig_where(pair.b);
     uint64_t before;
+    bool broken;
 
     memset(pair.a->buf, 0x55, LARGE);
     for (int i = 0; i < 16; i++) {
@@ -249,16 +261,23 @@ static void test_target_goes(void)
     pair.b->mr = NULL;
     memset(pair.b->buf, 0x66, LARGE);
     before = sum(pair.b->buf, LARGE);
-    expect_break(pair.a, IBV_WC_REM_ACCESS_ERR);
+    broken = breaks(pair.a, IBV_WC_REM_ACCESS_ERR);
     g_assert_cmphex(sum(pair.b->buf, LARGE), ==, before);
     rig_pair_free(pair);
+    return broken;
+}
+
+static void test_target_goes(void)
+{
+    until_it_breaks(target_goes);
 }
 
 /* The requester's own memory: an error of its own, and no harm to the rest. */
-static void test_source_goes(void)
+static bool source_goes(void)
 {
     RigPair pair = large_pair();
     RigWhere where = rig_where(pair.b);
+    bool broken;
 
     for (int i = 0; i < 16; i++) {
         g_assert_cmpint(rig_rdma(pair.a, IBV_WR_RDMA_WRITE, i, 0, LARGE,
@@ -267,11 +286,19 @@ static void test_source_goes(void)
     g_assert_cmpint(ibv_dereg_mr(pair.a->mr), ==, 0);
     pair.a->mr = NULL;
     munmap(pair.a->buf, LARGE);
-    expect_break(pair.a, rig_protection_error(true));
-    rig_await_state(pair.a, IBV_QPS_ERR);
+    broken = breaks(pair.a, rig_protection_error(true));
+    if (broken) {
+        rig_await_state(pair.a, IBV_QPS_ERR);
+    }
     pair.a->buf = mmap(NULL, LARGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS,
                        -1, 0);
     rig_pair_free(pair);
+    return broken;
+}
+
+static void test_source_goes(void)
+{
+    until_it_breaks(source_goes);
 }
 
 /* A receive whose memory has been taken away. */
@@ -289,12 +316,13 @@ static void test_receive_goes(void)
 }
 
 /* The queue pair leaves RTS: from then on nobody writes through it. */
-static void test_target_revokes(void)
+static bool target_revokes(void)
 {
     RigOptions options = rig_defaults;
     RigWhere where;
     RigPair pair;
     uint64_t before;
+    bool broken;
 
     options.bytes = LARGE;
     options.timeout = 14;
@@ -310,10 +338,18 @@ static void test_target_revokes(void)
     g_assert_cmpint(rig_to(pair.b, IBV_QPS_ERR), ==, 0);
     memset(pair.b->buf, 0x66, LARGE);
     before = sum(pair.b->buf, LARGE);
-    expect_break(pair.a, IBV_WC_RETRY_EXC_ERR);
-    rig_await_state(pair.a, IBV_QPS_ERR);
+    broken = breaks(pair.a, IBV_WC_RETRY_EXC_ERR);
+    if (broken) {
+        rig_await_state(pair.a, IBV_QPS_ERR);
+    }
     g_assert_cmphex(sum(pair.b->buf, LARGE), ==, before);
     rig_pair_free(pair);
+    return broken;
+}
+
+static void test_target_revokes(void)
+{
+    until_it_breaks(target_revokes);
 }
 
 int main(int argc, char **argv)

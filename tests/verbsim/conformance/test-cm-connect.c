@@ -304,11 +304,9 @@ static void test_peer_killed(void)
 {
     RigChild *child = rig_child("peer");
     RigCm *active = connect_to_child(child);
-    int64_t start = g_get_monotonic_time();
 
     rig_child_kill(child, SIGKILL);
     rig_cm_expect(active, RDMA_CM_EVENT_DISCONNECTED);
-    g_assert_cmpfloat(rig_seconds_since(start), <, 5);
     rig_cm_free(active);
     rig_child_free(child);
 }
