@@ -376,7 +376,7 @@ static void make_needed(RMigSource *s, const RMigBlock *block, uint64_t chunk,
             !g_queue_is_empty(&a->window)) {
             /* What comes later is all that is in the way */
             empty_window(a);
-            a->progress++;
+            a->exchanges++;
         }
         return;
     }
@@ -428,13 +428,51 @@ static RMigSpan *come_nearer(RMigSource *s, const RMigBlock *block,
 }
 
 /* Changes with whatever happens, none of which is announced twice */
-static uint64_t progress_now(const RMigSource *s)
+static uint64_t events_now(const RMigSource *s)
 {
     bool answered = s->ahead.waiting != RMIG_WIRE_NONE &&
                     rmig_control_has_answer(s->main.control);
 
-    return (s->ahead.progress << 16) +
+    return ((s->ahead.exchanges + s->ahead.reaped) << 16) +
            2 * rmig_verbs_sends_in_flight(s->writer.verbs) + answered;
+}
+
+/*
+ * Changes with what brings @span nearer.  Not with the heartbeat, which goes
+ * on as long as the destination's NIC does, whatever its program is at; nor,
+ * while it is the destination's half that is missing, with the work here.
+ */
+static uint64_t progress_now(const RMigSource *s, const RMigSpan *span)
+{
+    const RMigAhead *a = &s->ahead;
+    uint64_t theirs = a->exchanges + rmig_writer_landed_bytes(&s->writer);
+
+    return span && span->peer != RMIG_PEER_READY ? theirs :
+           theirs + a->reaped;
+}
+
+/* How long the wait for @chunk may go on; begins with an all-zero struct */
+typedef struct Patience {
+    uint64_t progress;
+    int64_t deadline_us;
+} Patience;
+
+/* Until when something must happen */
+static int64_t patience_ends(const RMigSource *s, Patience *patience,
+                             const RMigBlock *block, uint64_t chunk)
+{
+    const RMigAhead *a = &s->ahead;
+    const RMigSpan *span = rmig_mr_table_find(&a->local, block, chunk);
+    uint64_t now = progress_now(s, span);
+
+    if (!patience->deadline_us || now != patience->progress) {
+        patience->progress = now;
+        patience->deadline_us = rmig_ahead_deadline(
+            span ? rmig_span_bytes(span) : RMIG_CHUNK_BYTES);
+    }
+    /* What is asked for has a deadline of its own, and comes first */
+    return a->waiting != RMIG_WIRE_NONE ? a->deadline_us :
+                                          patience->deadline_us;
 }
 
 static RMigSpan *wait_for_span(RMigSource *s, const RMigBlock *block,
@@ -443,19 +481,17 @@ static RMigSpan *wait_for_span(RMigSource *s, const RMigBlock *block,
     RMigAhead *a = &s->ahead;
     int64_t start = g_get_monotonic_time();
     RMigStall why = RMIG_STALL_LATE;
-    uint64_t progress = UINT64_MAX;
+    uint64_t events = UINT64_MAX;
+    Patience patience = { 0 };
     GError *local = NULL;
-    int64_t deadline = 0;
     RMigSpan *span;
 
     while (!(span = come_nearer(s, block, chunk, &why, &local))) {
-        uint64_t now = progress_now(s);
-        bool moved = now != progress;
+        uint64_t now = events_now(s);
+        int64_t deadline = patience_ends(s, &patience, block, chunk);
+        bool moved = now != events;
 
-        if (moved) {
-            progress = now;
-            deadline = rmig_ahead_deadline(a->peer.used);
-        }
+        events = now;
         if (!local && moved && a->refused < RMIG_REFUSALS_MAX) {
             continue; /* it may be what was waited for */
         }

@@ -164,9 +164,7 @@ static void jobs_are_ripe(void *opaque)
 {
     RMigSource *s = opaque;
 
-    if (rmig_jobs_reap(s->jobs) > 0) {
-        s->ahead.progress++;
-    }
+    s->ahead.reaped += rmig_jobs_reap(s->jobs);
 }
 
 static void landed(void *opaque, uint64_t bytes, int64_t us)
@@ -174,6 +172,7 @@ static void landed(void *opaque, uint64_t bytes, int64_t us)
     RMigSource *s = opaque;
 
     rmig_pace_wrote(&s->ahead.pace, bytes, us);
+    rmig_ahead_landed(s);
 }
 
 static bool init_tables(RMigSource *s, GError **err)

@@ -80,6 +80,11 @@ bool rmig_writer_flush(RMigWriter *writer, GError **err)
 /* Flush and leave the span, so that nothing keeps it any more */
 bool rmig_writer_leave(RMigWriter *writer, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
+/* Bytes that have landed since the start */
+static inline uint64_t rmig_writer_landed_bytes(const RMigWriter *w)
+{
+    return w->bytes - w->wire_bytes;
+}
 /* Whether everything posted has landed */
 bool rmig_writer_is_idle(const RMigWriter *writer);
 
