@@ -184,6 +184,15 @@ static void fill_window(RMigSource *s)
     RMigAhead *a = &s->ahead;
     uint64_t goal = rmig_plan_window_bytes(&a->pace, &a->limits);
 
+    if (a->window_bytes >= goal) {
+        a->filling = false;
+    } else if (a->window_bytes < rmig_plan_refill_bytes(&a->pace,
+                                                        &a->limits)) {
+        a->filling = true;
+    }
+    if (!a->filling) {
+        return;
+    }
     for (unsigned i = 0; i < LOOK_MAX && a->window_bytes < goal; i++) {
         const RMigBlock *block = find_next(s);
         uint64_t chunk = a->next_chunk;
@@ -301,6 +310,17 @@ static bool is_rest(const RMigSource *s)
            !s->ahead.no_rest;
 }
 
+/* How much may be on the wire; now and then nothing, to measure the way */
+static void see_pace(RMigSource *s)
+{
+    const RMigAhead *a = &s->ahead;
+    RMigWriter *w = &s->writer;
+
+    w->wire_max = rmig_plan_wire_bytes(&a->pace, &a->limits);
+    w->drains = !w->has_alone &&
+                rmig_pace_is_stale(&a->pace, g_get_monotonic_time());
+}
+
 /*
  * What follows from what was heard.  @fill: whether memory may be registered
  * ahead now
@@ -319,8 +339,7 @@ static bool look_around(RMigSource *s, const RMigBlock *block, uint64_t chunk,
             fill_window(s);
         }
     }
-    s->writer.wire_max = rmig_plan_wire_bytes(&s->ahead.pace,
-                                              &s->ahead.limits);
+    see_pace(s);
     return rmig_ahead_speak(s, err);
 }
 

@@ -84,7 +84,8 @@ static bool wait_for_room(RMigSource *s, const RMigBlock *block,
 bool rmig_source_wait_for_writes(RMigSource *s, GError **err)
 {
     s->wait_until_us = 0;
-    while (!rmig_writer_is_idle(&s->writer)) {
+    while (!rmig_writer_is_idle(&s->writer) &&
+           s->writer.wire_bytes > rmig_plan_way_bytes(&s->ahead.pace)) {
         if (!wait_once(s, "RDMA Writes to complete", err)) {
             return false;
         }

@@ -48,6 +48,7 @@ typedef struct RMigAhead {
     uint32_t next_block;
     uint64_t next_chunk;
     bool found; /* @next_* is a place of this round */
+    bool filling; /* the window is not yet as long as it is to be */
     uint32_t at_block; /* where the writer was last seen */
     uint64_t at_chunk;
     uint64_t pin_left; /* chunks that no span covers */
@@ -212,7 +213,10 @@ void rmig_ahead_end_round(RMigSource *s);
 /* Everything handed over is posted, but for zeros */
 bool rmig_source_flush_pages(RMigSource *s, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
-/* Everything posted has landed */
+/*
+ * Everything posted has landed, or is on a way so long that the wire would run
+ * dry; in any case before what is posted next
+ */
 bool rmig_source_wait_for_writes(RMigSource *s, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 /* The zero run that is being merged is complete: send or write it */

@@ -167,11 +167,15 @@ static void jobs_are_ripe(void *opaque)
     s->ahead.reaped += rmig_jobs_reap(s->jobs);
 }
 
-static void landed(void *opaque, uint64_t bytes, int64_t us)
+static void landed(void *opaque, const RMigLanded *landed)
 {
     RMigSource *s = opaque;
+    RMigPace *pace = &s->ahead.pace;
 
-    rmig_pace_wrote(&s->ahead.pace, bytes, us);
+    rmig_pace_flew(pace, landed->flight_us, landed->alone, landed->now_us);
+    if (!landed->alone) {
+        rmig_pace_wrote(pace, landed->bytes, landed->us);
+    }
     rmig_ahead_landed(s);
 }
 
@@ -198,12 +202,14 @@ static bool exchange(RMigSource *s, GError **err)
     bool pinned = rmig_source_pinned_before(s);
     uint64_t bytes = pinned ? s->blocks.total_bytes : 0;
     RMigWireMessage msg;
+    int64_t start;
 
     g_assert(!s->exchanged);
     if (!init_tables(s, err) ||
         !rmig_source_command(s, RMIG_WIRE_RAM_BLOCKS_REQUEST, 0, 1, err)) {
         return false;
     }
+    start = g_get_monotonic_time();
     /* Both sides register now, each its own */
     if (pinned && !rmig_ahead_pin_all(s, err)) {
         return false;
@@ -216,6 +222,10 @@ static bool exchange(RMigSource *s, GError **err)
     }
     if (pinned) {
         rmig_ahead_pinned_all(s);
+    } else {
+        /* It was no shorter than a write's way, which is not known yet */
+        rmig_pace_flew(&s->ahead.pace, g_get_monotonic_time() - start, false,
+                       0);
     }
     return true;
 }

@@ -451,19 +451,22 @@ static void test_touch(void)
 
 typedef struct Landed {
     unsigned calls;
+    unsigned alone;
     uint64_t bytes;
     int64_t us;
     uint64_t wire_bytes; /* of the writer, at the last call */
     RMigWriter *writer;
 } Landed;
 
-static void note_landed(void *opaque, uint64_t bytes, int64_t us)
+static void note_landed(void *opaque, const RMigLanded *what)
 {
     Landed *landed = opaque;
 
+    g_assert_cmpint(what->flight_us, >=, what->us);
     landed->calls++;
-    landed->bytes += bytes;
-    landed->us += us;
+    landed->alone += what->alone;
+    landed->bytes += what->bytes;
+    landed->us += what->us;
     landed->wire_bytes = landed->writer->wire_bytes;
 }
 
@@ -492,6 +495,7 @@ static void test_landed(void)
     ended = g_get_monotonic_time();
     g_assert_cmpuint(landed.calls, ==, 2);
     g_assert_cmpuint(landed.bytes, ==, 3 * MIB);
+    g_assert_cmpuint(landed.alone, ==, 1); /* the first */
     /* together as long as there was something on the wire */
     g_assert_cmpint(landed.us, >=, 4000);
     g_assert_cmpint(landed.us, <=, ended - start);
