@@ -242,6 +242,9 @@ void rmig_dest_close(RMigDest *d, bool failed)
         return;
     }
     rmig_dest_publish(d);
+    if (d->jobs) {
+        rmig_jobs_drop(d->jobs);
+    }
     rmig_conn_disconnect(&d->back, failed);
     rmig_conn_disconnect(&d->main, failed);
     /* The queue pairs are gone, and then the workers: nobody uses the memory */

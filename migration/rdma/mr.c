@@ -169,6 +169,9 @@ static void unregistered(RMigJob *job)
     RMigSpan *span = (RMigSpan *)job;
     RMigMrTable *table = span->table;
 
+    if (job->dropped) {
+        return; /* it is the cleanup's */
+    }
     rmig_budget_left(&table->budget, rmig_span_bytes(span));
     g_queue_unlink(&table->leaving, &span->link);
     free_span(span);
@@ -190,6 +193,7 @@ static void registered(RMigJob *job)
     RMigMrTable *table = span->table;
     uint64_t bytes = rmig_span_bytes(span);
 
+    table->registering_bytes -= bytes;
     if (span->mr) {
         span->state = RMIG_SPAN_READY;
         table->chunks_registered += span->n;
@@ -200,11 +204,15 @@ static void registered(RMigJob *job)
         return;
     }
     span->state = RMIG_SPAN_FAILED;
-    table->chunks_refused += span->n;
+    table->chunks_refused += job->dropped ? 0 : span->n;
     if (span->leaves) {
         rmig_budget_left(&table->budget, bytes);
         g_queue_unlink(&table->leaving, &span->link);
         free_span(span);
+        return;
+    }
+    if (job->dropped) {
+        table->budget.used -= bytes;
         return;
     }
     rmig_budget_refused(&table->budget, bytes);
@@ -226,9 +234,18 @@ RMigSpan *rmig_span_register(RMigMrTable *table, const RMigBlock *block,
     span->job.done = registered;
     span->alone = table->budget.used == 0;
     rmig_budget_charge(&table->budget, rmig_span_bytes(span));
+    table->registering_bytes += rmig_span_bytes(span);
     g_queue_push_tail_link(&table->spans, &span->link);
     rmig_jobs_add(table->jobs, &span->job);
     return span;
+}
+
+void rmig_span_hurry(RMigSpan *span)
+{
+    if (span->state == RMIG_SPAN_REGISTERING && !span->hurries) {
+        span->hurries = true;
+        rmig_jobs_hurry(span->table->jobs, &span->job);
+    }
 }
 
 static void drop_user(RMigSpan *span)

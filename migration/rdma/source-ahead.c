@@ -20,8 +20,12 @@
 
 /* Chunks that are looked at in one go */
 #define LOOK_MAX 256
-/* Pin-all: what is registered here while it waits to be asked for there */
+/*
+ * Pin-all: what is registered here while it waits to be asked for there, and
+ * what waits to be registered here, enough for all workers
+ */
 #define REST_BYTES (UINT64_C(256) << 20)
+#define REST_HERE_BYTES (UINT64_C(128) << 20)
 /* Chunks of a span that is already waited for */
 #define NEEDED_CHUNKS 4
 /* Pages of a chunk that are looked at to guess whether it has data */
@@ -233,7 +237,8 @@ static void fill_rest(RMigSource *s)
     uint64_t most = most_chunks(s);
 
     for (unsigned i = 0; i < LOOK_MAX && a->pin_left > 0 &&
-         a->to_ask_bytes < REST_BYTES; i++) {
+         a->to_ask_bytes < REST_BYTES &&
+         a->local.registering_bytes < REST_HERE_BYTES; i++) {
         const RMigBlock *block;
         RMigSpan *span;
         uint64_t n = 1;
@@ -403,7 +408,15 @@ static void make_needed(RMigSource *s, const RMigBlock *block, uint64_t chunk,
         *why = RMIG_STALL_UNKNOWN;
     }
     rmig_span_make(s, block, chunk, n);
-    g_queue_push_head(&a->to_ask, g_queue_pop_tail(&a->to_ask));
+}
+
+/* Both halves of what is waited for come before all that only comes later */
+static void hurry(RMigAhead *a, RMigSpan *span)
+{
+    rmig_span_hurry(span);
+    if (span->peer == RMIG_PEER_NONE && g_queue_remove(&a->to_ask, span)) {
+        g_queue_push_head(&a->to_ask, span);
+    }
 }
 
 /*
@@ -439,6 +452,9 @@ static RMigSpan *come_nearer(RMigSource *s, const RMigBlock *block,
         return NULL;
     }
     span = rmig_mr_table_find(&s->ahead.local, block, chunk);
+    if (span) {
+        hurry(&s->ahead, span);
+    }
     if (!look_around(s, block, chunk, span != NULL, err)) {
         return NULL;
     }

@@ -543,6 +543,7 @@ bool rmig_ahead_pin_all(RMigSource *s, GError **err)
             if (span->state == RMIG_SPAN_REGISTERING &&
                 !rmig_link_step(s->main.link, 0, "memory to be pinned", err)) {
                 /* Here, as who closes the connection may not wait so long */
+                rmig_jobs_drop(s->jobs);
                 rmig_jobs_drain(s->jobs);
                 return false;
             }

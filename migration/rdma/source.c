@@ -373,6 +373,9 @@ void rmig_source_close(RMigSource *s, bool failed)
         return;
     }
     rmig_source_publish(s);
+    if (s->jobs) {
+        rmig_jobs_drop(s->jobs);
+    }
     rmig_conn_disconnect(&s->back, failed);
     rmig_conn_disconnect(&s->main, failed);
     /* The queue pairs are gone, and then the workers: nobody uses the memory */

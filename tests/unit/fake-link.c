@@ -325,7 +325,7 @@ bool rmig_link_settle(RMigLink *link, int64_t timeout_ms, GError **err)
 
 void rmig_link_disconnect(RMigLink *link)
 {
-    link->disconnected = true;
+    g_atomic_int_set(&link->disconnected, true);
 }
 
 RMigVerbs *rmig_link_verbs(RMigLink *link)

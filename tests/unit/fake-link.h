@@ -29,7 +29,7 @@ struct RMigLink {
     bool (*owes)(RMigLink *link);
     unsigned steps;
     unsigned idle_steps; /* that slept though nothing was to come */
-    bool disconnected;
+    gint disconnected; /* which other threads may look at */
     /*
      * Setting up: the flags that the peer asked for or will grant, and those
      * that it was asked for or given; of pin_bytes likewise
