@@ -18,7 +18,10 @@ RMigDest *rmig_dest_new(const RMigDestConfig *config,
 {
     RMigDest *d = g_new0(RMigDest, 1);
 
-    rmig_reaper_wait();
+    /*
+     * What is still pinned of an earlier migration counts against the limit;
+     * the main loop does not wait for it
+     */
     rmig_mr_reset_peak();
     d->config = *config;
     d->pin_limit = rmig_pin_limit(config->pin_limit);

@@ -107,6 +107,64 @@ static void free_spans(GQueue *spans)
     }
 }
 
+/* A share of the spans of a table */
+typedef struct Share {
+    RMigJob job;
+    GPtrArray *spans; /* not owned */
+    gint *next;       /* of them that nobody has taken */
+    const gint *stop;
+} Share;
+
+static void run_share(RMigJob *job)
+{
+    Share *share = (Share *)job;
+    unsigned i;
+
+    while (!g_atomic_int_get(share->stop) &&
+           (i = g_atomic_int_add(share->next, 1)) < share->spans->len) {
+        RMigSpan *span = g_ptr_array_index(share->spans, i);
+
+        rmig_mr_unregister(span->mr);
+        span->mr = NULL;
+    }
+}
+
+static void share_done(RMigJob *job)
+{
+    (void)job;
+}
+
+static void add_span(gpointer span, gpointer spans)
+{
+    g_ptr_array_add(spans, span);
+}
+
+void rmig_mr_table_unpin(RMigMrTable *table, unsigned threads,
+                         const gint *stop)
+{
+    g_autoptr(GPtrArray) spans = g_ptr_array_new();
+    g_autofree Share *shares = g_new0(Share, MAX(threads, 1));
+    RMigJobs *jobs = NULL;
+    gint next = 0;
+
+    g_queue_foreach(&table->spans, add_span, spans);
+    g_queue_foreach(&table->leaving, add_span, spans);
+    threads = MIN(threads, spans->len);
+    if (threads > 1) {
+        jobs = rmig_jobs_new(threads, NULL);
+    }
+    for (unsigned i = 0; i < (jobs ? threads : 1); i++) {
+        shares[i] = (Share) { .job.run = run_share, .job.done = share_done,
+                              .spans = spans, .next = &next, .stop = stop };
+        if (jobs) {
+            rmig_jobs_add(jobs, &shares[i].job);
+        } else {
+            run_share(&shares[i].job);
+        }
+    }
+    rmig_jobs_free(jobs);
+}
+
 void rmig_mr_table_cleanup(RMigMrTable *table)
 {
     if (!table->chunks) {

@@ -107,6 +107,16 @@ void rmig_mr_table_init(RMigMrTable *table, RMigVerbs *verbs, RMigJobs *jobs,
                         const RMigBlocks *blocks, bool remote_write,
                         uint64_t limit);
 /*
+ * rmig_mr_table_unpin: unregister everything, by several threads at a time
+ * @stop: set by any thread: what has not begun stays registered
+ *
+ * After the jobs are freed and before rmig_mr_table_cleanup(), which frees
+ * what remains of it; but if @stop is set, it is for the kernel to clean up.
+ * An all-zero table is allowed.
+ */
+void rmig_mr_table_unpin(RMigMrTable *table, unsigned threads,
+                         const gint *stop);
+/*
  * Unregisters everything, which takes its time.  Any thread, after the jobs
  * are freed.  An all-zero table is allowed.
  */

@@ -85,7 +85,13 @@ bool rmig_source_connect(RMigSource *s, const struct sockaddr *addr,
     RMigWirePrivate answer, ignored;
 
     /* What is still pinned of an earlier migration counts against the limit */
-    rmig_reaper_wait();
+    rmig_reaper_wait(s->shutdown);
+    if (rmig_shutdown_triggered(s->shutdown)) {
+        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_SHUTDOWN,
+                    "the connection was shut down while memory of an earlier "
+                    "migration was still pinned");
+        return false;
+    }
     rmig_mr_reset_peak();
     if (!connect_one(s, &s->main, "main connection", addr, &answer, err)) {
         return false;

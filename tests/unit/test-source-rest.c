@@ -152,7 +152,7 @@ static void test_close(void)
     g_thread_join(thread);
     g_assert_cmpuint(gate.passed, <=, THREADS);
     teardown_rest(&f); /* where the fakes check that nothing stays registered */
-    rmig_reaper_wait();
+    rmig_reaper_wait(NULL);
 }
 
 int main(int argc, char **argv)
