@@ -32,8 +32,8 @@ void rmig_reaper_take(const RMigRemains *remains, bool here);
  * @shutdown: ends the wait when it is triggered; NULL: nothing does
  *
  * For a source before it connects, as what is still pinned counts against its
- * limit.  When the program ends there is such a wait as well, for a few seconds:
- * then what is left is left to the kernel.
+ * limit.  When the program ends there is such a wait as well, for some seconds:
+ * what is left then is left to the kernel.
  */
 void rmig_reaper_wait(const RMigShutdown *shutdown);
 
