@@ -315,15 +315,25 @@ static bool is_rest(const RMigSource *s)
            !s->ahead.no_rest;
 }
 
-/* How much may be on the wire; now and then nothing, to measure the way */
-static void see_pace(RMigSource *s)
+/*
+ * How much may be on the wire; now and then nothing, to measure the way.  What
+ * is held back leaves before that, as what is timed is to be small.
+ */
+static bool see_pace(RMigSource *s, GError **err)
 {
     const RMigAhead *a = &s->ahead;
     RMigWriter *w = &s->writer;
 
     w->wire_max = rmig_plan_wire_bytes(&a->pace, &a->limits);
-    w->drains = !w->has_alone &&
-                rmig_pace_is_stale(&a->pace, g_get_monotonic_time());
+    if (w->drains || w->has_alone || !rmig_writer_has_room(w) ||
+        !rmig_pace_is_stale(&a->pace, g_get_monotonic_time())) {
+        return true;
+    }
+    if (!rmig_writer_flush(w, err)) {
+        return false;
+    }
+    w->drains = !w->has_alone;
+    return true;
 }
 
 /*
@@ -344,8 +354,7 @@ static bool look_around(RMigSource *s, const RMigBlock *block, uint64_t chunk,
             fill_window(s);
         }
     }
-    see_pace(s);
-    return rmig_ahead_speak(s, err);
+    return see_pace(s, err) && rmig_ahead_speak(s, err);
 }
 
 bool rmig_ahead_pump(RMigSource *s, const RMigBlock *block, uint64_t chunk,
