@@ -447,6 +447,31 @@ static void test_touch(void)
     teardown(&f);
 }
 
+/* Told to drain it posts nothing until the wire is idle, and then goes on */
+static void test_drains(void)
+{
+    Fixture f;
+
+    setup(&f);
+    add(&f, 0, MIB);
+    g_assert_true(f.writer->has_alone);
+    add(&f, 2 * MIB, MIB);
+    g_assert_true(rmig_writer_flush(f.writer, NULL));
+    g_assert_true(rmig_writer_has_room(f.writer));
+    fake_verbs_complete(f.verbs, 1);
+    g_assert_false(f.writer->has_alone);
+    f.writer->drains = true;
+    g_assert_false(rmig_writer_has_room(f.writer));
+    fake_verbs_complete_all(f.verbs);
+    g_assert_true(rmig_writer_has_room(f.writer));
+    add(&f, 4 * MIB, MIB);
+    g_assert_true(f.writer->has_alone);
+    g_assert_false(f.writer->drains);
+    g_assert_true(rmig_writer_has_room(f.writer));
+    fake_verbs_complete_all(f.verbs);
+    teardown(&f);
+}
+
 /* ---- completions ---- */
 
 typedef struct Landed {
@@ -598,6 +623,7 @@ int main(int argc, char **argv)
     g_test_add_func("/writer/queue/large", test_short_queue_large);
     g_test_add_func("/writer/pins", test_pins);
     g_test_add_func("/writer/touch", test_touch);
+    g_test_add_func("/writer/drains", test_drains);
     g_test_add_func("/writer/landed", test_landed);
     g_test_add_func("/writer/post-fails", test_post_fails);
     g_test_add_func("/writer/describe", test_describe);
