@@ -18,7 +18,10 @@ RMigDest *rmig_dest_new(const RMigDestConfig *config,
 {
     RMigDest *d = g_new0(RMigDest, 1);
 
-    rmig_reaper_wait();
+    /*
+     * What is still pinned of an earlier migration counts against the limit;
+     * the main loop does not wait for it
+     */
     rmig_mr_reset_peak();
     d->config = *config;
     d->pin_limit = rmig_pin_limit(config->pin_limit);
@@ -242,6 +245,9 @@ void rmig_dest_close(RMigDest *d, bool failed)
         return;
     }
     rmig_dest_publish(d);
+    if (d->jobs) {
+        rmig_jobs_drop(d->jobs);
+    }
     rmig_conn_disconnect(&d->back, failed);
     rmig_conn_disconnect(&d->main, failed);
     /* The queue pairs are gone, and then the workers: nobody uses the memory */

@@ -25,6 +25,7 @@ struct RMigJobs {
     RMigJob **last;     /* under @lock: where the next is linked */
     _Atomic bool ripe;  /* whether there are any; a hint without @lock */
     unsigned pending;   /* the connection's thread's */
+    bool drops;         /* likewise */
 };
 
 /* Tells a worker to end; the queue takes no NULL */
@@ -154,12 +155,33 @@ void rmig_jobs_free(RMigJobs *jobs)
 void rmig_jobs_add(RMigJobs *jobs, RMigJob *job)
 {
     jobs->pending++;
-    if (jobs->threads->len > 0) {
+    job->dropped = jobs->drops;
+    if (!job->dropped && jobs->threads->len > 0) {
         g_async_queue_push(jobs->todo, job);
         return;
     }
-    job->run(job);
+    if (!job->dropped) {
+        job->run(job);
+    }
     finish(jobs, job);
+}
+
+void rmig_jobs_hurry(RMigJobs *jobs, RMigJob *job)
+{
+    if (g_async_queue_remove(jobs->todo, job)) {
+        g_async_queue_push_front(jobs->todo, job);
+    }
+}
+
+void rmig_jobs_drop(RMigJobs *jobs)
+{
+    RMigJob *job;
+
+    jobs->drops = true;
+    while ((job = g_async_queue_try_pop(jobs->todo))) {
+        job->dropped = true;
+        finish(jobs, job);
+    }
 }
 
 unsigned rmig_jobs_reap(RMigJobs *jobs)

@@ -25,6 +25,7 @@ struct RMigJob {
     void (*run)(RMigJob *job);  /* on a worker thread */
     void (*done)(RMigJob *job); /* then, from rmig_jobs_reap(); may free it */
     RMigJob *next;              /* jobs' own */
+    bool dropped; /* for done(): run() was not called, nor will it be */
 };
 
 /*
@@ -33,10 +34,20 @@ struct RMigJob {
  */
 RMigJobs *rmig_jobs_new(unsigned threads, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
-/* rmig_jobs_drain(), and the end of the workers.  NULL is allowed. */
+/*
+ * rmig_jobs_drain(), and the end of the workers.  Without rmig_jobs_drop() that
+ * runs all of it first.  NULL is allowed.
+ */
 void rmig_jobs_free(RMigJobs *jobs);
 
 void rmig_jobs_add(RMigJobs *jobs, RMigJob *job);
+/* It is the next to run, if it has not begun; @job was added, not yet reaped */
+void rmig_jobs_hurry(RMigJobs *jobs, RMigJob *job);
+/*
+ * The end is near: what has not begun, and what is added from now on, is not
+ * run any more, only reaped
+ */
+void rmig_jobs_drop(RMigJobs *jobs);
 /*
  * Calls done() for what has run since the last time, in the order in which it
  * finished.  Without a system call unless there is something.  Returns how

@@ -76,6 +76,11 @@ bool rmig_shutdown_triggered(const RMigShutdown *shutdown)
     return g_atomic_int_get(&shutdown->triggered);
 }
 
+int rmig_shutdown_fd(const RMigShutdown *shutdown)
+{
+    return shutdown->fd;
+}
+
 /*
  * A connection of this migration broke: the others must not go on waiting for
  * a peer that waits for it.  One that the peer closed in order tells nothing

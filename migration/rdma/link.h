@@ -47,6 +47,8 @@ RMigShutdown *rmig_shutdown_new(GError **err) G_GNUC_WARN_UNUSED_RESULT;
 void rmig_shutdown_free(RMigShutdown *shutdown);
 void rmig_shutdown_trigger(RMigShutdown *shutdown);
 bool rmig_shutdown_triggered(const RMigShutdown *shutdown);
+/* Readable from then on; owned by @shutdown */
+int rmig_shutdown_fd(const RMigShutdown *shutdown);
 
 #define RMIG_LINK_ERROR rmig_link_error_quark()
 GQuark rmig_link_error_quark(void);

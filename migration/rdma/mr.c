@@ -107,6 +107,64 @@ static void free_spans(GQueue *spans)
     }
 }
 
+/* A share of the spans of a table */
+typedef struct Share {
+    RMigJob job;
+    GPtrArray *spans; /* not owned */
+    gint *next;       /* of them that nobody has taken */
+    const gint *stop;
+} Share;
+
+static void run_share(RMigJob *job)
+{
+    Share *share = (Share *)job;
+    unsigned i;
+
+    while (!g_atomic_int_get(share->stop) &&
+           (i = g_atomic_int_add(share->next, 1)) < share->spans->len) {
+        RMigSpan *span = g_ptr_array_index(share->spans, i);
+
+        rmig_mr_unregister(span->mr);
+        span->mr = NULL;
+    }
+}
+
+static void share_done(RMigJob *job)
+{
+    (void)job;
+}
+
+static void add_span(gpointer span, gpointer spans)
+{
+    g_ptr_array_add(spans, span);
+}
+
+void rmig_mr_table_unpin(RMigMrTable *table, unsigned threads,
+                         const gint *stop)
+{
+    g_autoptr(GPtrArray) spans = g_ptr_array_new();
+    g_autofree Share *shares = g_new0(Share, MAX(threads, 1));
+    RMigJobs *jobs = NULL;
+    gint next = 0;
+
+    g_queue_foreach(&table->spans, add_span, spans);
+    g_queue_foreach(&table->leaving, add_span, spans);
+    threads = MIN(threads, spans->len);
+    if (threads > 1) {
+        jobs = rmig_jobs_new(threads, NULL);
+    }
+    for (unsigned i = 0; i < (jobs ? threads : 1); i++) {
+        shares[i] = (Share) { .job.run = run_share, .job.done = share_done,
+                              .spans = spans, .next = &next, .stop = stop };
+        if (jobs) {
+            rmig_jobs_add(jobs, &shares[i].job);
+        } else {
+            run_share(&shares[i].job);
+        }
+    }
+    rmig_jobs_free(jobs);
+}
+
 void rmig_mr_table_cleanup(RMigMrTable *table)
 {
     if (!table->chunks) {
@@ -169,6 +227,9 @@ static void unregistered(RMigJob *job)
     RMigSpan *span = (RMigSpan *)job;
     RMigMrTable *table = span->table;
 
+    if (job->dropped) {
+        return; /* it is the cleanup's */
+    }
     rmig_budget_left(&table->budget, rmig_span_bytes(span));
     g_queue_unlink(&table->leaving, &span->link);
     free_span(span);
@@ -190,6 +251,7 @@ static void registered(RMigJob *job)
     RMigMrTable *table = span->table;
     uint64_t bytes = rmig_span_bytes(span);
 
+    table->registering_bytes -= bytes;
     if (span->mr) {
         span->state = RMIG_SPAN_READY;
         table->chunks_registered += span->n;
@@ -200,11 +262,15 @@ static void registered(RMigJob *job)
         return;
     }
     span->state = RMIG_SPAN_FAILED;
-    table->chunks_refused += span->n;
+    table->chunks_refused += job->dropped ? 0 : span->n;
     if (span->leaves) {
         rmig_budget_left(&table->budget, bytes);
         g_queue_unlink(&table->leaving, &span->link);
         free_span(span);
+        return;
+    }
+    if (job->dropped) {
+        table->budget.used -= bytes;
         return;
     }
     rmig_budget_refused(&table->budget, bytes);
@@ -226,9 +292,18 @@ RMigSpan *rmig_span_register(RMigMrTable *table, const RMigBlock *block,
     span->job.done = registered;
     span->alone = table->budget.used == 0;
     rmig_budget_charge(&table->budget, rmig_span_bytes(span));
+    table->registering_bytes += rmig_span_bytes(span);
     g_queue_push_tail_link(&table->spans, &span->link);
     rmig_jobs_add(table->jobs, &span->job);
     return span;
+}
+
+void rmig_span_hurry(RMigSpan *span)
+{
+    if (span->state == RMIG_SPAN_REGISTERING && !span->hurries) {
+        span->hurries = true;
+        rmig_jobs_hurry(span->table->jobs, &span->job);
+    }
 }
 
 static void drop_user(RMigSpan *span)

@@ -47,7 +47,8 @@ void rmig_budget_left(RMigBudget *budget, uint64_t bytes);
 typedef enum RMigSpanState {
     RMIG_SPAN_REGISTERING,
     RMIG_SPAN_READY,
-    RMIG_SPAN_FAILED,  /* with @error; not charged any more */
+    /* With @error, or dropped before it was tried; not charged any more */
+    RMIG_SPAN_FAILED,
     RMIG_SPAN_LEAVING,
 } RMigSpanState;
 
@@ -71,6 +72,7 @@ typedef struct RMigSpan {
     RMigSpanState state;
     bool leaves;    /* as soon as it is registered */
     bool alone;     /* nothing else was registered while it was tried */
+    bool hurries;   /* somebody waits for it */
     uint64_t users; /* chunks that point here */
     GList link;     /* in @table->spans or @table->leaving */
     /* The source's: */
@@ -91,6 +93,7 @@ struct RMigMrTable {
     GQueue spans;       /* of RMigSpan, owned, the longest unused first */
     GQueue leaving;     /* likewise */
     RMigBudget budget;
+    uint64_t registering_bytes; /* of the spans that are REGISTERING */
     uint64_t chunks_registered; /* since the start, for statistics */
     uint64_t chunks_refused;
 };
@@ -103,6 +106,16 @@ struct RMigMrTable {
 void rmig_mr_table_init(RMigMrTable *table, RMigVerbs *verbs, RMigJobs *jobs,
                         const RMigBlocks *blocks, bool remote_write,
                         uint64_t limit);
+/*
+ * rmig_mr_table_unpin: unregister everything, by several threads at a time
+ * @stop: set by any thread: what has not begun stays registered
+ *
+ * After the jobs are freed and before rmig_mr_table_cleanup(), which frees
+ * what remains of it; but if @stop is set, it is for the kernel to clean up.
+ * An all-zero table is allowed.
+ */
+void rmig_mr_table_unpin(RMigMrTable *table, unsigned threads,
+                         const gint *stop);
 /*
  * Unregisters everything, which takes its time.  Any thread, after the jobs
  * are freed.  An all-zero table is allowed.
@@ -121,6 +134,8 @@ RMigSpan *rmig_mr_table_find(const RMigMrTable *table, const RMigBlock *block,
  */
 RMigSpan *rmig_span_register(RMigMrTable *table, const RMigBlock *block,
                              uint64_t first, uint64_t n);
+/* It is registered before all others whose turn has not come */
+void rmig_span_hurry(RMigSpan *span);
 /* Its chunks point at it; what covered them before and now nothing, leaves */
 void rmig_span_install(RMigSpan *span);
 /* Nothing points at it, and it leaves, as soon as it can; it is gone then */

@@ -10,14 +10,29 @@
 #define MIB RMIG_CHUNK_BYTES
 /* A sample of the rate is at least so long */
 #define SAMPLE_US 1000
-/* How long the wire is to go on without this thread */
-#define WIRE_US 2000
+/* What completes closer together has waited for this thread to look */
+#define APART_US 10
+/* For how long a measured way counts, and the longest that does */
+#define WAY_VALID_US G_USEC_PER_SEC
+#define WAY_MAX_US (G_USEC_PER_SEC / 4)
+/* To wait so long at the end of a round is worth mentioning */
+#define WAY_LONG_US 500
+/* Then it is worth to begin with more, as the first answers come late */
+#define WAY_FAR_US 2000
+#define FIRST_TIMES_IF_FAR 8
+/* What is registered ahead: latencies' worth */
+#define AHEAD 2
+#define AHEAD_ON_LONG_WAY 5
+/* How long the wire is to go on without this thread, at least and of the way */
+#define QUEUE_US 2000
+#define QUEUE_OF_WAY 4
 #define WIRE_OF_BUDGET 8
-#define WIRE_MIN_BYTES (2 * MIB)
+#define QUEUE_MIN_BYTES (2 * MIB)
+#define QUEUE_MAX_BYTES (64 * MIB)
+#define WAY_MAX_BYTES (1024 * MIB)
 #define WIRE_FIRST_BYTES (8 * MIB)
-#define WIRE_MAX_BYTES (64 * MIB)
 #define WINDOW_MIN_BYTES (16 * MIB)
-#define WINDOW_MAX_BYTES (1024 * MIB)
+#define WINDOW_MAX_BYTES (4096 * MIB)
 #define REQUEST_FIRST_BYTES (4 * MIB)
 #define REQUEST_GROWTH 3
 #define SPANS_IN_REQUEST 4
@@ -43,17 +58,52 @@ static uint64_t weigh(uint64_t old, uint64_t sample)
     return old == 0 ? sample : (3 * old + sample) / 4;
 }
 
+static void take_sample(RMigPace *pace, uint64_t rate)
+{
+    pace->rising = rate / 6 > pace->rate / 5;
+    pace->rate = MAX(weigh(pace->rate, rate), rate);
+}
+
 void rmig_pace_wrote(RMigPace *pace, uint64_t bytes, int64_t us)
 {
-    pace->part_bytes += bytes;
-    pace->part_us += us;
-    if (pace->part_us < SAMPLE_US) {
-        return;
+    /* A sample ends before a gap, as what caused that may be on its far side */
+    if (us >= APART_US && pace->part_us >= MAX(SAMPLE_US, pace->way_us)) {
+        take_sample(pace, saturate((double)pace->part_bytes *
+                                   G_USEC_PER_SEC / pace->part_us));
+        pace->part_bytes = 0;
+        pace->part_us = 0;
     }
-    pace->rate = weigh(pace->rate, saturate((double)pace->part_bytes *
-                                            G_USEC_PER_SEC / pace->part_us));
-    pace->part_bytes = 0;
-    pace->part_us = 0;
+    pace->part_bytes = MIN(pace->part_bytes + MIN(bytes, MOST), MOST);
+    pace->part_us += MIN(us, (int64_t)MOST);
+}
+
+static void take_way(RMigPace *pace, int64_t us, int64_t now_us)
+{
+    pace->way_us = us;
+    pace->way_at_us = now_us;
+    pace->doubt_us = 0;
+}
+
+void rmig_pace_flew(RMigPace *pace, int64_t us, bool alone, int64_t now_us)
+{
+    us = CLAMP(us, 1, WAY_MAX_US);
+    if (pace->way_us == 0 || us <= pace->way_us) {
+        /* With others before them they were not faster than alone */
+        take_way(pace, us, alone ? now_us : pace->way_at_us);
+    } else if (alone && rmig_pace_is_stale(pace, now_us)) {
+        if (pace->doubt_us || us - pace->way_us <= pace->way_us / 4) {
+            take_way(pace, pace->doubt_us ? MIN(us, pace->doubt_us) : us,
+                     now_us);
+        } else {
+            /* This thread may just have been late to look */
+            pace->doubt_us = us;
+        }
+    }
+}
+
+bool rmig_pace_is_stale(const RMigPace *pace, int64_t now_us)
+{
+    return pace->way_us > 0 && now_us - pace->way_at_us >= WAY_VALID_US;
 }
 
 void rmig_pace_answered(RMigPace *pace, int64_t us)
@@ -61,6 +111,17 @@ void rmig_pace_answered(RMigPace *pace, int64_t us)
     us = MIN(us, (int64_t)MOST);
     /* Too short a window stalls, too long a one only pins: rise at once */
     pace->latency_us = MAX((int64_t)weigh(pace->latency_us, us), us);
+}
+
+static bool is_long(const RMigPace *pace)
+{
+    return pace->way_us >= WAY_LONG_US;
+}
+
+/* What there is to begin with */
+static uint64_t first(const RMigPace *pace, uint64_t bytes)
+{
+    return pace->way_us < WAY_FAR_US ? bytes : FIRST_TIMES_IF_FAR * bytes;
 }
 
 /* What the writer does in @us */
@@ -72,32 +133,62 @@ static uint64_t bytes_in(const RMigPace *pace, int64_t us)
 uint64_t rmig_plan_wire_bytes(const RMigPace *pace,
                               const RMigPlanLimits *limits)
 {
-    uint64_t bytes = pace->rate == 0 ? WIRE_FIRST_BYTES :
-                     CLAMP(bytes_in(pace, WIRE_US), WIRE_MIN_BYTES,
-                           WIRE_MAX_BYTES);
+    uint64_t most = limits->budget / WIRE_OF_BUDGET;
+    uint64_t way, queue;
 
-    return MAX(MIN(bytes, limits->budget / WIRE_OF_BUDGET), MIB);
+    if (pace->rate == 0) {
+        return MAX(MIN(first(pace, WIRE_FIRST_BYTES), most), MIB);
+    }
+    way = bytes_in(pace, pace->way_us);
+    queue = CLAMP(bytes_in(pace, QUEUE_US), QUEUE_MIN_BYTES, QUEUE_MAX_BYTES);
+    queue = MIN(MAX(queue, way / QUEUE_OF_WAY), WAY_MAX_BYTES / QUEUE_OF_WAY);
+    way = MIN(way << pace->rising, WAY_MAX_BYTES);
+    /* A long way takes what it needs beside the queue, if it may */
+    return MAX(is_long(pace) ? MIN(way, most) + MIN(queue, most) :
+                               MIN(way + queue, most), MIB);
+}
+
+uint64_t rmig_plan_way_bytes(const RMigPace *pace)
+{
+    return is_long(pace) ? bytes_in(pace, pace->way_us) : 0;
+}
+
+static uint64_t window(const RMigPace *pace, const RMigPlanLimits *limits,
+                       unsigned latencies)
+{
+    uint64_t bytes = latencies * MIN(bytes_in(pace, pace->latency_us),
+                                     WINDOW_MAX_BYTES) +
+                     rmig_plan_wire_bytes(pace, limits);
+
+    bytes = CLAMP(bytes, first(pace, WINDOW_MIN_BYTES), WINDOW_MAX_BYTES);
+    bytes = MIN(bytes, limits->budget / 2) >> limits->damp;
+    return MAX(bytes, MIB);
 }
 
 uint64_t rmig_plan_window_bytes(const RMigPace *pace,
                                 const RMigPlanLimits *limits)
 {
-    uint64_t bytes = 2 * bytes_in(pace, pace->latency_us) +
-                     rmig_plan_wire_bytes(pace, limits);
+    return window(pace, limits, is_long(pace) ? AHEAD_ON_LONG_WAY : AHEAD);
+}
 
-    bytes = CLAMP(bytes, WINDOW_MIN_BYTES, WINDOW_MAX_BYTES);
-    bytes = MIN(bytes, limits->budget / 2) >> limits->damp;
-    return MAX(bytes, MIB);
+uint64_t rmig_plan_refill_bytes(const RMigPace *pace,
+                                const RMigPlanLimits *limits)
+{
+    uint64_t most = rmig_plan_window_bytes(pace, limits);
+
+    return is_long(pace) ? MIN(window(pace, limits, AHEAD),
+                               most - most / 4) : most;
 }
 
 uint64_t rmig_plan_request_bytes(const RMigPace *pace,
                                  const RMigPlanLimits *limits,
                                  uint64_t before)
 {
-    uint64_t first = limits->batch ? REQUEST_FIRST_BYTES : MIB;
-    uint64_t most = rmig_plan_window_bytes(pace, limits) / 2;
+    uint64_t least = first(pace, limits->batch ? REQUEST_FIRST_BYTES : MIB);
+    uint64_t most = rmig_plan_window_bytes(pace, limits) /
+                    (is_long(pace) ? 1 : 2);
 
-    return MAX(MIN(MAX(REQUEST_GROWTH * before, first), most), MIB);
+    return MAX(MIN(MAX(REQUEST_GROWTH * before, least), most), MIB);
 }
 
 uint64_t rmig_plan_span_chunks(const RMigPace *pace,

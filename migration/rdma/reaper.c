@@ -5,23 +5,49 @@
  *
  * See reaper.h.
  */
+#include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "log.h"
 #include "reaper.h"
 
+/* How long the end of the program is put off, and then for a region at most */
+#define EXIT_MS 5000
+
 static GMutex lock;
-static GCond idle;
 static unsigned underway; /* threads, under @lock */
+static int idle_fd = -1;  /* an eventfd, readable while there are none */
+static gint stop;         /* the program ends: nothing more is begun */
 
 static void bury(RMigRemains *r)
 {
+    rmig_mr_table_unpin(&r->table, RMIG_REGISTER_THREADS, &stop);
+    if (g_atomic_int_get(&stop)) {
+        return; /* it may still be registered */
+    }
     rmig_mr_table_cleanup(&r->table);
     rmig_conn_cleanup(&r->back);
     rmig_conn_cleanup(&r->main);
     g_free(r);
+}
+
+/* Under the lock: @n more threads, or fewer */
+static void count(int n)
+{
+    uint64_t value = 1;
+    bool was_idle = underway == 0;
+
+    underway += n;
+    if ((underway == 0) != was_idle && idle_fd >= 0 &&
+        (was_idle ? read(idle_fd, &value, sizeof(value)) :
+                    write(idle_fd, &value, sizeof(value))) < 0) {
+        RMIG_LOG("reaper: an eventfd: %s", g_strerror(errno));
+    }
 }
 
 static gpointer run(gpointer opaque)
@@ -32,34 +58,70 @@ static gpointer run(gpointer opaque)
     RMIG_LOG("reaper: done in %" G_GINT64_FORMAT " us",
              g_get_monotonic_time() - start);
     g_mutex_lock(&lock);
-    if (--underway == 0) {
-        g_cond_broadcast(&idle);
-    }
+    count(-1);
     g_mutex_unlock(&lock);
     return NULL;
+}
+
+static bool is_idle(void)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&lock);
+
+    return underway == 0;
+}
+
+/* Returns whether all is freed; @ms -1: any time */
+static bool await_idle(const RMigShutdown *shutdown, int ms)
+{
+    struct pollfd pfd[] = {
+        { .fd = idle_fd, .events = POLLIN },
+        { .fd = shutdown ? rmig_shutdown_fd(shutdown) : -1, .events = POLLIN },
+    };
+
+    /* Without a descriptor to wait on nobody waits */
+    while (!is_idle() && idle_fd >= 0 &&
+           !(shutdown && rmig_shutdown_triggered(shutdown))) {
+        if (poll(pfd, G_N_ELEMENTS(pfd), ms) == 0) {
+            break;
+        }
+    }
+    return is_idle();
 }
 
 /* Verbs objects that are left when a program ends are the kernel's to free */
 static void wait_at_exit(void)
 {
-    rmig_reaper_wait();
+    if (!await_idle(NULL, EXIT_MS)) {
+        g_atomic_int_set(&stop, 1);
+        (void)await_idle(NULL, EXIT_MS);
+    }
 }
 
 static GThread *start(RMigRemains *remains)
 {
-    static gsize registered;
     sigset_t all, before;
     GThread *thread;
 
-    if (g_once_init_enter(&registered)) {
-        atexit(wait_at_exit);
-        g_once_init_leave(&registered, 1);
-    }
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     thread = g_thread_try_new("rdma-reaper", run, remains, NULL);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return thread;
+}
+
+/* One more is under way */
+static void begin(void)
+{
+    static bool began; /* under @lock */
+
+    g_mutex_lock(&lock);
+    if (!began) {
+        began = true;
+        idle_fd = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
+        atexit(wait_at_exit);
+    }
+    count(1);
+    g_mutex_unlock(&lock);
 }
 
 void rmig_reaper_take(const RMigRemains *remains, bool here)
@@ -71,9 +133,7 @@ void rmig_reaper_take(const RMigRemains *remains, bool here)
         bury(copy);
         return;
     }
-    g_mutex_lock(&lock);
-    underway++;
-    g_mutex_unlock(&lock);
+    begin();
     thread = start(copy);
     if (thread) {
         g_thread_unref(thread);
@@ -82,11 +142,7 @@ void rmig_reaper_take(const RMigRemains *remains, bool here)
     }
 }
 
-void rmig_reaper_wait(void)
+void rmig_reaper_wait(const RMigShutdown *shutdown)
 {
-    g_mutex_lock(&lock);
-    while (underway > 0) {
-        g_cond_wait(&idle, &lock);
-    }
-    g_mutex_unlock(&lock);
+    (void)await_idle(shutdown, -1);
 }

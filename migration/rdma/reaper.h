@@ -4,8 +4,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Job: unregisters a migration's memory and frees its connections beside the
- * thread that has ended it.  Unpinning takes up to a second for some GiB, and
- * the guest has begun to run by then.
+ * thread that has ended it, with some more threads.  Unpinning takes up to a
+ * second for some GiB, and the guest has begun to run by then.
  * Callers: source, dest.
  * Thread: any.
  */
@@ -28,9 +28,13 @@ typedef struct RMigRemains {
  */
 void rmig_reaper_take(const RMigRemains *remains, bool here);
 /*
- * Waits until all that was taken is freed.  Called before a migration starts,
- * as what is still pinned counts against its limit, and when the program ends.
+ * rmig_reaper_wait: until all that was taken is freed
+ * @shutdown: ends the wait when it is triggered; NULL: nothing does
+ *
+ * For a source before it connects, as what is still pinned counts against its
+ * limit.  When the program ends there is such a wait as well, for some seconds:
+ * what is left then is left to the kernel.
  */
-void rmig_reaper_wait(void);
+void rmig_reaper_wait(const RMigShutdown *shutdown);
 
 #endif

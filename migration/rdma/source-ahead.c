@@ -20,8 +20,12 @@
 
 /* Chunks that are looked at in one go */
 #define LOOK_MAX 256
-/* Pin-all: what is registered here while it waits to be asked for there */
+/*
+ * Pin-all: what is registered here while it waits to be asked for there, and
+ * what waits to be registered here, enough for all workers
+ */
 #define REST_BYTES (UINT64_C(256) << 20)
+#define REST_HERE_BYTES (UINT64_C(128) << 20)
 /* Chunks of a span that is already waited for */
 #define NEEDED_CHUNKS 4
 /* Pages of a chunk that are looked at to guess whether it has data */
@@ -184,6 +188,15 @@ static void fill_window(RMigSource *s)
     RMigAhead *a = &s->ahead;
     uint64_t goal = rmig_plan_window_bytes(&a->pace, &a->limits);
 
+    if (a->window_bytes >= goal) {
+        a->filling = false;
+    } else if (a->window_bytes < rmig_plan_refill_bytes(&a->pace,
+                                                        &a->limits)) {
+        a->filling = true;
+    }
+    if (!a->filling) {
+        return;
+    }
     for (unsigned i = 0; i < LOOK_MAX && a->window_bytes < goal; i++) {
         const RMigBlock *block = find_next(s);
         uint64_t chunk = a->next_chunk;
@@ -224,7 +237,8 @@ static void fill_rest(RMigSource *s)
     uint64_t most = most_chunks(s);
 
     for (unsigned i = 0; i < LOOK_MAX && a->pin_left > 0 &&
-         a->to_ask_bytes < REST_BYTES; i++) {
+         a->to_ask_bytes < REST_BYTES &&
+         a->local.registering_bytes < REST_HERE_BYTES; i++) {
         const RMigBlock *block;
         RMigSpan *span;
         uint64_t n = 1;
@@ -302,6 +316,27 @@ static bool is_rest(const RMigSource *s)
 }
 
 /*
+ * How much may be on the wire; now and then nothing, to measure the way.  What
+ * is held back leaves before that, as what is timed is to be small.
+ */
+static bool see_pace(RMigSource *s, GError **err)
+{
+    const RMigAhead *a = &s->ahead;
+    RMigWriter *w = &s->writer;
+
+    w->wire_max = rmig_plan_wire_bytes(&a->pace, &a->limits);
+    if (w->drains || w->has_alone || !rmig_writer_has_room(w) ||
+        !rmig_pace_is_stale(&a->pace, g_get_monotonic_time())) {
+        return true;
+    }
+    if (!rmig_writer_flush(w, err)) {
+        return false;
+    }
+    w->drains = !w->has_alone;
+    return true;
+}
+
+/*
  * What follows from what was heard.  @fill: whether memory may be registered
  * ahead now
  */
@@ -319,9 +354,7 @@ static bool look_around(RMigSource *s, const RMigBlock *block, uint64_t chunk,
             fill_window(s);
         }
     }
-    s->writer.wire_max = rmig_plan_wire_bytes(&s->ahead.pace,
-                                              &s->ahead.limits);
-    return rmig_ahead_speak(s, err);
+    return see_pace(s, err) && rmig_ahead_speak(s, err);
 }
 
 bool rmig_ahead_pump(RMigSource *s, const RMigBlock *block, uint64_t chunk,
@@ -376,7 +409,7 @@ static void make_needed(RMigSource *s, const RMigBlock *block, uint64_t chunk,
             !g_queue_is_empty(&a->window)) {
             /* What comes later is all that is in the way */
             empty_window(a);
-            a->progress++;
+            a->exchanges++;
         }
         return;
     }
@@ -384,7 +417,15 @@ static void make_needed(RMigSource *s, const RMigBlock *block, uint64_t chunk,
         *why = RMIG_STALL_UNKNOWN;
     }
     rmig_span_make(s, block, chunk, n);
-    g_queue_push_head(&a->to_ask, g_queue_pop_tail(&a->to_ask));
+}
+
+/* Both halves of what is waited for come before all that only comes later */
+static void hurry(RMigAhead *a, RMigSpan *span)
+{
+    rmig_span_hurry(span);
+    if (span->peer == RMIG_PEER_NONE && g_queue_remove(&a->to_ask, span)) {
+        g_queue_push_head(&a->to_ask, span);
+    }
 }
 
 /*
@@ -420,6 +461,9 @@ static RMigSpan *come_nearer(RMigSource *s, const RMigBlock *block,
         return NULL;
     }
     span = rmig_mr_table_find(&s->ahead.local, block, chunk);
+    if (span) {
+        hurry(&s->ahead, span);
+    }
     if (!look_around(s, block, chunk, span != NULL, err)) {
         return NULL;
     }
@@ -428,13 +472,51 @@ static RMigSpan *come_nearer(RMigSource *s, const RMigBlock *block,
 }
 
 /* Changes with whatever happens, none of which is announced twice */
-static uint64_t progress_now(const RMigSource *s)
+static uint64_t events_now(const RMigSource *s)
 {
     bool answered = s->ahead.waiting != RMIG_WIRE_NONE &&
                     rmig_control_has_answer(s->main.control);
 
-    return (s->ahead.progress << 16) +
+    return ((s->ahead.exchanges + s->ahead.reaped) << 16) +
            2 * rmig_verbs_sends_in_flight(s->writer.verbs) + answered;
+}
+
+/*
+ * Changes with what brings @span nearer.  Not with the heartbeat, which goes
+ * on as long as the destination's NIC does, whatever its program is at; nor,
+ * while it is the destination's half that is missing, with the work here.
+ */
+static uint64_t progress_now(const RMigSource *s, const RMigSpan *span)
+{
+    const RMigAhead *a = &s->ahead;
+    uint64_t theirs = a->exchanges + rmig_writer_landed_bytes(&s->writer);
+
+    return span && span->peer != RMIG_PEER_READY ? theirs :
+           theirs + a->reaped;
+}
+
+/* How long the wait for @chunk may go on; begins with an all-zero struct */
+typedef struct Patience {
+    uint64_t progress;
+    int64_t deadline_us;
+} Patience;
+
+/* Until when something must happen */
+static int64_t patience_ends(const RMigSource *s, Patience *patience,
+                             const RMigBlock *block, uint64_t chunk)
+{
+    const RMigAhead *a = &s->ahead;
+    const RMigSpan *span = rmig_mr_table_find(&a->local, block, chunk);
+    uint64_t now = progress_now(s, span);
+
+    if (!patience->deadline_us || now != patience->progress) {
+        patience->progress = now;
+        patience->deadline_us = rmig_ahead_deadline(
+            span ? rmig_span_bytes(span) : RMIG_CHUNK_BYTES);
+    }
+    /* What is asked for has a deadline of its own, and comes first */
+    return a->waiting != RMIG_WIRE_NONE ? a->deadline_us :
+                                          patience->deadline_us;
 }
 
 static RMigSpan *wait_for_span(RMigSource *s, const RMigBlock *block,
@@ -443,19 +525,17 @@ static RMigSpan *wait_for_span(RMigSource *s, const RMigBlock *block,
     RMigAhead *a = &s->ahead;
     int64_t start = g_get_monotonic_time();
     RMigStall why = RMIG_STALL_LATE;
-    uint64_t progress = UINT64_MAX;
+    uint64_t events = UINT64_MAX;
+    Patience patience = { 0 };
     GError *local = NULL;
-    int64_t deadline = 0;
     RMigSpan *span;
 
     while (!(span = come_nearer(s, block, chunk, &why, &local))) {
-        uint64_t now = progress_now(s);
-        bool moved = now != progress;
+        uint64_t now = events_now(s);
+        int64_t deadline = patience_ends(s, &patience, block, chunk);
+        bool moved = now != events;
 
-        if (moved) {
-            progress = now;
-            deadline = rmig_ahead_deadline(a->peer.used);
-        }
+        events = now;
         if (!local && moved && a->refused < RMIG_REFUSALS_MAX) {
             continue; /* it may be what was waited for */
         }

@@ -50,11 +50,11 @@
 
 /*
  * Writes may take long on a slow network; but as long as we wait for them one
- * must complete now and then.
+ * must land now and then.  Messages and the heartbeat do not count.
  */
 static bool wait_once(RMigSource *s, const char *what, GError **err)
 {
-    unsigned now = rmig_verbs_sends_in_flight(s->writer.verbs);
+    uint64_t now = rmig_writer_landed_bytes(&s->writer);
 
     if (now != s->waited_for || !s->wait_until_us) {
         s->waited_for = now;
@@ -84,7 +84,8 @@ static bool wait_for_room(RMigSource *s, const RMigBlock *block,
 bool rmig_source_wait_for_writes(RMigSource *s, GError **err)
 {
     s->wait_until_us = 0;
-    while (!rmig_writer_is_idle(&s->writer)) {
+    while (!rmig_writer_is_idle(&s->writer) &&
+           s->writer.wire_bytes > rmig_plan_way_bytes(&s->ahead.pace)) {
         if (!wait_once(s, "RDMA Writes to complete", err)) {
             return false;
         }

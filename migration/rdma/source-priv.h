@@ -48,6 +48,7 @@ typedef struct RMigAhead {
     uint32_t next_block;
     uint64_t next_chunk;
     bool found; /* @next_* is a place of this round */
+    bool filling; /* the window is not yet as long as it is to be */
     uint32_t at_block; /* where the writer was last seen */
     uint64_t at_chunk;
     uint64_t pin_left; /* chunks that no span covers */
@@ -58,6 +59,7 @@ typedef struct RMigAhead {
     /* The command that waits for its answer, NONE: there is none */
     RMigWireType waiting;
     int64_t asked_us;
+    uint64_t waiting_bytes; /* that it is to register */
     int64_t deadline_us;  /* of its answer */
     GPtrArray *asked;     /* of RMigSpan, by record of the REGISTER_REQUEST */
     uint64_t released_bytes; /* of an UNREGISTER_REQUEST */
@@ -66,7 +68,8 @@ typedef struct RMigAhead {
     uint8_t **evicted;  /* [block], a bit a chunk; once let go */
     unsigned refused;   /* single chunks in turn, none of which was had */
     unsigned used_well; /* spans since the last that was let go unused */
-    uint64_t progress;  /* grows with whatever happens */
+    uint64_t exchanges; /* grows with whatever the two sides have settled */
+    uint64_t reaped;    /* and with what the workers here have done */
     uint64_t busy_ns;   /* sum of the time from asking to having */
 } RMigAhead;
 
@@ -101,7 +104,7 @@ struct RMigSource {
     GArray *zero_queue;    /* of RMigZeroRun, to be sent */
     unsigned zeros_sent;   /* of them, from the first on */
     unsigned pages_left;   /* until the next look around */
-    unsigned waited_for;   /* requests that a wait for writes has seen */
+    uint64_t waited_for;   /* bytes that had landed when a wait last looked */
     int64_t wait_until_us; /* when one of them must have completed */
     const RMigBlock *last_block;
     RMigCounters count;    /* what nobody else counts */
@@ -173,6 +176,11 @@ bool rmig_ahead_is_hopeless(RMigSource *s, bool alone);
 int64_t rmig_ahead_timeout_ms(uint64_t bytes);
 /* Until when it must happen, from now on; us */
 int64_t rmig_ahead_deadline(uint64_t bytes);
+/*
+ * Writes have landed: one that asks for memory may have stood behind them, so
+ * its answer is not late yet
+ */
+void rmig_ahead_landed(RMigSource *s);
 /* Take what has come, without waiting */
 bool rmig_ahead_listen(RMigSource *s, GError **err) G_GNUC_WARN_UNUSED_RESULT;
 /* Say what can be said, likewise */
@@ -205,7 +213,10 @@ void rmig_ahead_end_round(RMigSource *s);
 /* Everything handed over is posted, but for zeros */
 bool rmig_source_flush_pages(RMigSource *s, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
-/* Everything posted has landed */
+/*
+ * Everything posted has landed, or is on a way so long that the wire would run
+ * dry; in any case before what is posted next
+ */
 bool rmig_source_wait_for_writes(RMigSource *s, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 /* The zero run that is being merged is complete: send or write it */

@@ -101,6 +101,15 @@ int64_t rmig_ahead_deadline(uint64_t bytes)
     return g_get_monotonic_time() + rmig_ahead_timeout_ms(bytes) * 1000;
 }
 
+void rmig_ahead_landed(RMigSource *s)
+{
+    RMigAhead *a = &s->ahead;
+
+    if (a->waiting != RMIG_WIRE_NONE) {
+        a->deadline_us = rmig_ahead_deadline(a->waiting_bytes);
+    }
+}
+
 static void see_limits(RMigAhead *a)
 {
     a->limits.budget = MIN(a->local.budget.limit, a->peer.limit);
@@ -337,7 +346,7 @@ static bool take_answer(RMigSource *s, GError **err)
     }
     us = g_get_monotonic_time() - a->asked_us;
     a->waiting = RMIG_WIRE_NONE;
-    a->progress++;
+    a->exchanges++;
     if (registers) {
         rmig_pace_answered(&a->pace, us);
         a->busy_ns += us * 1000;
@@ -366,8 +375,9 @@ static bool sent(RMigSource *s, RMigWireType type, uint64_t bytes,
     }
     a->waiting = type;
     a->asked_us = g_get_monotonic_time();
+    a->waiting_bytes = bytes;
     a->deadline_us = rmig_ahead_deadline(bytes);
-    a->progress++;
+    a->exchanges++;
     return true;
 }
 
@@ -483,9 +493,7 @@ static bool say_next(RMigSource *s, GError **err)
 
 bool rmig_ahead_listen(RMigSource *s, GError **err)
 {
-    if (rmig_jobs_reap(s->jobs) > 0) {
-        s->ahead.progress++;
-    }
+    s->ahead.reaped += rmig_jobs_reap(s->jobs);
     if (s->ahead.waiting != RMIG_WIRE_NONE &&
         rmig_control_has_answer(s->main.control) && !take_answer(s, err)) {
         return false;
@@ -535,6 +543,7 @@ bool rmig_ahead_pin_all(RMigSource *s, GError **err)
             if (span->state == RMIG_SPAN_REGISTERING &&
                 !rmig_link_step(s->main.link, 0, "memory to be pinned", err)) {
                 /* Here, as who closes the connection may not wait so long */
+                rmig_jobs_drop(s->jobs);
                 rmig_jobs_drain(s->jobs);
                 return false;
             }

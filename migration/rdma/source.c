@@ -85,7 +85,13 @@ bool rmig_source_connect(RMigSource *s, const struct sockaddr *addr,
     RMigWirePrivate answer, ignored;
 
     /* What is still pinned of an earlier migration counts against the limit */
-    rmig_reaper_wait();
+    rmig_reaper_wait(s->shutdown);
+    if (rmig_shutdown_triggered(s->shutdown)) {
+        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_SHUTDOWN,
+                    "the connection was shut down while memory of an earlier "
+                    "migration was still pinned");
+        return false;
+    }
     rmig_mr_reset_peak();
     if (!connect_one(s, &s->main, "main connection", addr, &answer, err)) {
         return false;
@@ -164,16 +170,19 @@ static void jobs_are_ripe(void *opaque)
 {
     RMigSource *s = opaque;
 
-    if (rmig_jobs_reap(s->jobs) > 0) {
-        s->ahead.progress++;
-    }
+    s->ahead.reaped += rmig_jobs_reap(s->jobs);
 }
 
-static void landed(void *opaque, uint64_t bytes, int64_t us)
+static void landed(void *opaque, const RMigLanded *landed)
 {
     RMigSource *s = opaque;
+    RMigPace *pace = &s->ahead.pace;
 
-    rmig_pace_wrote(&s->ahead.pace, bytes, us);
+    rmig_pace_flew(pace, landed->flight_us, landed->alone, landed->now_us);
+    if (!landed->alone) {
+        rmig_pace_wrote(pace, landed->bytes, landed->us);
+    }
+    rmig_ahead_landed(s);
 }
 
 static bool init_tables(RMigSource *s, GError **err)
@@ -199,12 +208,14 @@ static bool exchange(RMigSource *s, GError **err)
     bool pinned = rmig_source_pinned_before(s);
     uint64_t bytes = pinned ? s->blocks.total_bytes : 0;
     RMigWireMessage msg;
+    int64_t start;
 
     g_assert(!s->exchanged);
     if (!init_tables(s, err) ||
         !rmig_source_command(s, RMIG_WIRE_RAM_BLOCKS_REQUEST, 0, 1, err)) {
         return false;
     }
+    start = g_get_monotonic_time();
     /* Both sides register now, each its own */
     if (pinned && !rmig_ahead_pin_all(s, err)) {
         return false;
@@ -217,6 +228,10 @@ static bool exchange(RMigSource *s, GError **err)
     }
     if (pinned) {
         rmig_ahead_pinned_all(s);
+    } else {
+        /* It was no shorter than a write's way, which is not known yet */
+        rmig_pace_flew(&s->ahead.pace, g_get_monotonic_time() - start, false,
+                       0);
     }
     return true;
 }
@@ -364,6 +379,9 @@ void rmig_source_close(RMigSource *s, bool failed)
         return;
     }
     rmig_source_publish(s);
+    if (s->jobs) {
+        rmig_jobs_drop(s->jobs);
+    }
     rmig_conn_disconnect(&s->back, failed);
     rmig_conn_disconnect(&s->main, failed);
     /* The queue pairs are gone, and then the workers: nobody uses the memory */

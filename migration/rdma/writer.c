@@ -15,6 +15,8 @@
 #define IDLE_BYTES (UINT64_C(64) << 10)
 /* Batches that together fill the wire, so that it never runs dry between */
 #define BATCHES_ON_WIRE 8
+/* On a long way: so that their completions still tell how fast it goes */
+#define BATCH_MAX_BYTES (UINT64_C(8) << 20)
 #define WIRE_DEFAULT_BYTES (UINT64_C(8) << 20)
 
 /*
@@ -31,6 +33,8 @@ struct RMigBatch {
     const RMigBlock *block; /* of its first write */
     uint64_t offset;
     uint64_t bytes;
+    int64_t posted_us;
+    bool alone; /* on an idle wire */
 };
 
 static char *describe_batch(const RMigWork *work)
@@ -58,8 +62,17 @@ static void batch_done(RMigWork *work, uint32_t bytes)
     w->wire_bytes -= batch->bytes;
     g_queue_remove(&w->busy, batch);
     g_queue_push_head(&w->idle, batch);
+    w->has_alone = w->has_alone && !batch->alone;
     if (w->landed) {
-        w->landed(w->opaque, batch->bytes, now - w->busy_since_us);
+        RMigLanded landed = {
+            .bytes = batch->bytes,
+            .us = now - w->busy_since_us,
+            .flight_us = now - batch->posted_us,
+            .alone = batch->alone,
+            .now_us = now,
+        };
+
+        w->landed(w->opaque, &landed);
     }
     w->busy_since_us = now;
 }
@@ -96,7 +109,8 @@ static bool has_slots(const RMigWriter *w)
 bool rmig_writer_has_room(const RMigWriter *w)
 {
     return has_slots(w) &&
-           (w->wire_bytes == 0 || w->wire_bytes < w->wire_max);
+           (w->wire_bytes == 0 ||
+            (!w->drains && w->wire_bytes < w->wire_max));
 }
 
 bool rmig_writer_is_idle(const RMigWriter *w)
@@ -168,8 +182,12 @@ static bool post_batch(RMigWriter *w, GError **err)
                        "x: ", batch->block->name, (guint64)batch->offset);
         return false;
     }
-    if (w->batches_in_flight++ == 0) {
-        w->busy_since_us = g_get_monotonic_time();
+    batch->posted_us = g_get_monotonic_time();
+    batch->alone = w->batches_in_flight++ == 0;
+    if (batch->alone) {
+        w->busy_since_us = batch->posted_us;
+        w->has_alone = true;
+        w->drains = false;
     }
     for (unsigned i = 0; i < batch->n_spans; i++) {
         batch->spans[i]->written = true;
@@ -202,7 +220,7 @@ static bool is_ripe(const RMigWriter *w)
     uint64_t held = w->batch_bytes + w->run_bytes;
 
     return w->batches_in_flight == 0 ? held >= IDLE_BYTES :
-           held >= w->wire_max / BATCHES_ON_WIRE;
+           held >= MIN(w->wire_max / BATCHES_ON_WIRE, BATCH_MAX_BYTES);
 }
 
 /* A batch that could not grow: it may be the queue that is shorter */

@@ -24,12 +24,23 @@
 
 typedef struct RMigBatch RMigBatch;
 
+/* What is learned when a batch has completed */
+typedef struct RMigLanded {
+    uint64_t bytes;
+    int64_t us;        /* since the one before it, or since an idle wire */
+    int64_t flight_us; /* since it was posted */
+    bool alone;        /* nothing was on the wire when it was */
+    int64_t now_us;
+} RMigLanded;
+
 typedef struct RMigWriter {
     RMigVerbs *verbs; /* not owned */
-    /* Called when a batch has completed, @us after the one before it */
-    void (*landed)(void *opaque, uint64_t bytes, int64_t us);
+    /* Called when a batch has completed */
+    void (*landed)(void *opaque, const RMigLanded *landed);
     void *opaque;
     uint64_t wire_max; /* bytes that may be on the wire; the caller's choice */
+    bool drains;       /* likewise: nothing is posted until the wire is idle */
+    bool has_alone;    /* a batch is on it that was posted to an idle wire */
     /* The run that is being merged; @run_bytes 0: none */
     RMigSpan *span;      /* what the run lies in; NULL: none yet */
     uint64_t span_start; /* of @span, in its block */
@@ -80,6 +91,11 @@ bool rmig_writer_flush(RMigWriter *writer, GError **err)
 /* Flush and leave the span, so that nothing keeps it any more */
 bool rmig_writer_leave(RMigWriter *writer, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
+/* Bytes that have landed since the start */
+static inline uint64_t rmig_writer_landed_bytes(const RMigWriter *w)
+{
+    return w->bytes - w->wire_bytes;
+}
 /* Whether everything posted has landed */
 bool rmig_writer_is_idle(const RMigWriter *writer);
 

@@ -10,6 +10,9 @@
 #include <poll.h>
 #include <string.h>
 
+/* Heartbeats of a wait in which nothing else happens */
+#define BEATS 3
+
 GQuark rmig_link_error_quark(void)
 {
     return g_quark_from_static_string("rmig-link-error-quark");
@@ -205,8 +208,29 @@ static bool happen(RMigLink *link)
     return ripe > 0 || watched_happens(link, false);
 }
 
+static void probe_done(RMigWork *work, uint32_t bytes)
+{
+    (void)bytes;
+    ((RMigLink *)work->owner)->probing = false;
+}
+
+/* As the real one does in a second without a completion */
+static void post_probe(RMigLink *link)
+{
+    if (link->probing || link->verbs->fail_post == 0) {
+        return;
+    }
+    link->probe = (RMigWork) { .what = "heartbeat", .done = probe_done,
+                               .owner = link };
+    link->probing = true;
+    g_assert_true(rmig_verbs_post_probe(link->verbs, &link->probe, NULL));
+}
+
 int rmig_link_poll(RMigLink *link, GError **err)
 {
+    bool probing = link->probing;
+    unsigned completed = link->verbs->completed;
+
     link->steps++;
     if (link->shutdown && rmig_shutdown_triggered(link->shutdown)) {
         rmig_link_fail(link, g_error_new(RMIG_LINK_ERROR,
@@ -219,11 +243,15 @@ int rmig_link_poll(RMigLink *link, GError **err)
         }
         return -1;
     }
-    if (happen(link)) {
-        link->idle_deadline_us = 0;
-        return 1;
+    if (!happen(link)) {
+        return 0;
     }
-    return 0;
+    if (probing && !link->probing && link->verbs->completed == completed + 1) {
+        return 1; /* it was only the heartbeat */
+    }
+    link->idle_deadline_us = 0;
+    link->beats = 0;
+    return 1;
 }
 
 int rmig_link_arm(RMigLink *link, GError **err)
@@ -242,13 +270,15 @@ bool rmig_link_step(RMigLink *link, int64_t deadline_us, const char *what,
     if (ret == 0) {
         link->idle_steps++;
         g_assert_cmpint(deadline_us, >, 0); /* it would sleep for ever */
-        if (!link->idle_deadline_us) {
-            link->idle_deadline_us = deadline_us;
+        /* Waking up for nothing or for a heartbeat must not put off the end */
+        g_assert_true(!link->idle_deadline_us ||
+                      deadline_us == link->idle_deadline_us);
+        link->idle_deadline_us = deadline_us;
+        if (link->beats++ < BEATS) {
             g_usleep(1000); /* so that one that moves is seen to */
+            post_probe(link);
             return true;
         }
-        /* Waking up for nothing must not put the end off */
-        g_assert_cmpint(deadline_us, ==, link->idle_deadline_us);
         rmig_link_fail(link, g_error_new(RMIG_LINK_ERROR,
                                          RMIG_LINK_ERROR_TIMEOUT,
                                          "timed out while waiting for %s",
@@ -295,7 +325,7 @@ bool rmig_link_settle(RMigLink *link, int64_t timeout_ms, GError **err)
 
 void rmig_link_disconnect(RMigLink *link)
 {
-    link->disconnected = true;
+    g_atomic_int_set(&link->disconnected, true);
 }
 
 RMigVerbs *rmig_link_verbs(RMigLink *link)

@@ -5,8 +5,8 @@
  *
  * Each step of a wait lets the next thing of the script happen.  When nothing
  * is left, requests on the send queue complete; when none is left either, the
- * wait wakes up once for nothing and then times out, and one without a deadline
- * fails the test.
+ * wait wakes up for heartbeats alone and then times out.  One without a
+ * deadline fails the test, and so does one whose deadline a heartbeat puts off.
  */
 #ifndef FAKE_LINK_H
 #define FAKE_LINK_H
@@ -29,7 +29,7 @@ struct RMigLink {
     bool (*owes)(RMigLink *link);
     unsigned steps;
     unsigned idle_steps; /* that slept though nothing was to come */
-    bool disconnected;
+    gint disconnected; /* which other threads may look at */
     /*
      * Setting up: the flags that the peer asked for or will grant, and those
      * that it was asked for or given; of pin_bytes likewise
@@ -42,6 +42,9 @@ struct RMigLink {
     bool frozen;         /* nothing arrives or completes any more */
     bool break_settling; /* the last message fails */
     int64_t idle_deadline_us; /* of the wait that has woken up for nothing */
+    RMigWork probe;
+    bool probing;
+    unsigned beats; /* since something else has happened */
     bool up;
     unsigned host; /* a number for the host that the peer is on */
     RMigShutdown *shutdown;

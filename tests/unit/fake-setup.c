@@ -7,6 +7,7 @@
  */
 #include "fake-link.h"
 
+#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -27,7 +28,8 @@ int getrlimit(__rlimit_resource_t resource, struct rlimit *limit)
 static GQueue offered = G_QUEUE_INIT;
 
 struct RMigShutdown {
-    bool triggered;
+    gint triggered;
+    int fd; /* an eventfd, as the real one's */
 };
 
 struct RMigListener {
@@ -42,22 +44,37 @@ void fake_link_offer(RMigLink *link)
 RMigShutdown *rmig_shutdown_new(GError **err)
 {
     (void)err;
-    return g_new0(RMigShutdown, 1);
+    RMigShutdown *shutdown = g_new0(RMigShutdown, 1);
+
+    shutdown->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    g_assert_cmpint(shutdown->fd, >=, 0);
+    return shutdown;
 }
 
 void rmig_shutdown_free(RMigShutdown *shutdown)
 {
+    if (shutdown) {
+        close(shutdown->fd);
+    }
     g_free(shutdown);
 }
 
 void rmig_shutdown_trigger(RMigShutdown *shutdown)
 {
-    shutdown->triggered = true;
+    uint64_t one = 1;
+
+    g_atomic_int_set(&shutdown->triggered, true);
+    g_assert_cmpint(write(shutdown->fd, &one, sizeof(one)), ==, sizeof(one));
+}
+
+int rmig_shutdown_fd(const RMigShutdown *shutdown)
+{
+    return shutdown->fd;
 }
 
 bool rmig_shutdown_triggered(const RMigShutdown *shutdown)
 {
-    return shutdown->triggered;
+    return g_atomic_int_get(&shutdown->triggered);
 }
 
 RMigLink *rmig_link_resolve(const char *name, const RMigWaiter *waiter,

@@ -108,6 +108,8 @@ void dirty(Fixture *f, unsigned block, uint64_t page);
 RMigPage page(Fixture *f, unsigned block, uint64_t number);
 /* Fails if @err does not say @needle; clears it */
 void assert_says(GError **err, const char *needle);
+/* The end of the round, and of all writes */
+void finish_round(Fixture *f);
 /* All pages, and the end of the round */
 void send_everything(Fixture *f);
 /* Everything that is under way comes */

@@ -23,6 +23,7 @@ typedef struct Task {
     _Atomic bool began;
     _Atomic unsigned runs;
     unsigned dones;
+    unsigned drops;
     GPtrArray *order;   /* to which done() adds the task; NULL: no */
     unsigned again;     /* times that done() adds it once more */
     sigset_t mask;      /* of the thread that ran it */
@@ -83,7 +84,8 @@ static void done(RMigJob *job)
 
     g_assert_true(g_thread_self() == task->home);
     task->dones++;
-    g_assert_cmpuint(task->runs, ==, task->dones);
+    task->drops += job->dropped;
+    g_assert_cmpuint(task->runs + task->drops, ==, task->dones);
     if (task->order) {
         g_ptr_array_add(task->order, task);
     }
@@ -305,6 +307,70 @@ static void test_order(void)
     gate_clear(&gate);
 }
 
+/* One that is in a hurry is the next; not so one that has begun */
+static void test_hurry(void)
+{
+    static const unsigned expected[] = { 0, 5, 3, 1, 2, 4 };
+    g_autoptr(GPtrArray) order = g_ptr_array_new();
+    RMigJobs *jobs = jobs_new(1);
+    Task tasks[6];
+    Gate gate;
+
+    gate_init(&gate);
+    for (unsigned i = 0; i < G_N_ELEMENTS(tasks); i++) {
+        task_init(&tasks[i], jobs);
+        tasks[i].order = order;
+    }
+    tasks[0].gate = &gate;
+    rmig_jobs_add(jobs, &tasks[0].job);
+    await(&tasks[0].began);
+    for (unsigned i = 1; i < G_N_ELEMENTS(tasks); i++) {
+        rmig_jobs_add(jobs, &tasks[i].job);
+    }
+    rmig_jobs_hurry(jobs, &tasks[3].job);
+    rmig_jobs_hurry(jobs, &tasks[5].job);
+    rmig_jobs_hurry(jobs, &tasks[0].job);
+    gate_open(&gate);
+    settle(jobs);
+    for (unsigned i = 0; i < G_N_ELEMENTS(tasks); i++) {
+        g_assert_true(g_ptr_array_index(order, i) == &tasks[expected[i]]);
+    }
+    rmig_jobs_free(jobs);
+    gate_clear(&gate);
+}
+
+/* What has not begun is reaped without being run, and so is what comes later */
+static void test_drop(gconstpointer threads)
+{
+    unsigned n = GPOINTER_TO_UINT(threads);
+    RMigJobs *jobs = jobs_new(n);
+    Task tasks[20];
+    Gate gate;
+
+    gate_init(&gate);
+    for (unsigned i = 0; i < G_N_ELEMENTS(tasks); i++) {
+        task_init(&tasks[i], jobs);
+        tasks[i].gate = n ? &gate : NULL;
+        if (i < 10) {
+            rmig_jobs_add(jobs, &tasks[i].job);
+        }
+        if (i < n) {
+            await(&tasks[i].began);
+        }
+    }
+    rmig_jobs_drop(jobs);
+    for (unsigned i = 10; i < G_N_ELEMENTS(tasks); i++) {
+        rmig_jobs_add(jobs, &tasks[i].job);
+    }
+    gate_open(&gate);
+    rmig_jobs_free(jobs);
+    for (unsigned i = 0; i < G_N_ELEMENTS(tasks); i++) {
+        g_assert_cmpuint(tasks[i].dones, ==, 1);
+        g_assert_cmpuint(tasks[i].runs, ==, i < (n ? n : 10));
+    }
+    gate_clear(&gate);
+}
+
 /* As many run at a time as there are threads */
 static void test_side_by_side(void)
 {
@@ -391,6 +457,9 @@ int main(int argc, char **argv)
     g_test_add_func("/jobs/readable", test_readable);
     g_test_add_func("/jobs/readable/race", test_readable_race);
     g_test_add_func("/jobs/order", test_order);
+    g_test_add_func("/jobs/hurry", test_hurry);
+    g_test_add_data_func("/jobs/drop/inline", GUINT_TO_POINTER(0), test_drop);
+    g_test_add_data_func("/jobs/drop/threads", GUINT_TO_POINTER(3), test_drop);
     g_test_add_func("/jobs/side-by-side", test_side_by_side);
     g_test_add_data_func("/jobs/free/inline", GUINT_TO_POINTER(0), test_free);
     g_test_add_data_func("/jobs/free/threads", GUINT_TO_POINTER(3), test_free);

@@ -36,6 +36,10 @@ static RMigPace random_pace(void)
     if (g_test_rand_int_range(0, 8) > 0) {
         pace.latency_us = random_size(63);
     }
+    if (g_test_rand_int_range(0, 4) > 0) {
+        pace.way_us = random_size(20);
+    }
+    pace.rising = g_test_rand_bit();
     return pace;
 }
 
@@ -55,9 +59,13 @@ static void check_bounds(const RMigPace *pace, const RMigPlanLimits *limits,
 {
     uint64_t wire = rmig_plan_wire_bytes(pace, limits);
     uint64_t window = rmig_plan_window_bytes(pace, limits);
+    uint64_t refill = rmig_plan_refill_bytes(pace, limits);
     uint64_t request = rmig_plan_request_bytes(pace, limits, before);
     uint64_t chunks = rmig_plan_span_chunks(pace, limits, before);
 
+    /* Never so late that the last of it is being written */
+    g_assert_cmpuint(refill, <=, window);
+    g_assert_cmpuint(refill, >=, window / 4);
     g_assert_cmpuint(wire, >=, MIB);
     g_assert_cmpuint(window, >=, MIB);
     g_assert_cmpuint(request, >=, MIB);
@@ -134,12 +142,13 @@ static void test_monotonous(void)
         RMigPlanLimits dampened = limits;
         RMigPace pace = random_pace();
         uint64_t before = random_size(40);
-        RMigPace faster, later;
+        RMigPace faster, later, farther;
         uint64_t more;
         Plan plan;
 
         pace.rate = MAX(pace.rate, 1); /* 0 is not slow but unknown */
-        faster = later = pace;
+        faster = later = farther = pace;
+        farther.way_us += random_size(20);
         faster.rate += random_size(62) % (INT64_MAX - pace.rate + 1);
         later.latency_us += random_size(62) %
                             (INT64_MAX - (uint64_t)pace.latency_us + 1);
@@ -149,6 +158,7 @@ static void test_monotonous(void)
         plan = plan_of(&pace, &limits, before);
         assert_no_less(plan_of(&faster, &limits, before), plan);
         assert_no_less(plan_of(&later, &limits, before), plan);
+        assert_no_less(plan_of(&farther, &limits, before), plan);
         assert_no_less(plan_of(&pace, &roomier, before), plan);
         assert_no_less(plan_of(&pace, &limits, 2 * before + 1), plan);
         assert_no_less(plan, plan_of(&pace, &dampened, before));
@@ -201,29 +211,110 @@ static void test_rate(void)
     RMigPace pace = { 0 };
 
     /* too short to tell; more of the same completes the sample */
-    rmig_pace_wrote(&pace, 1000, 1);
+    rmig_pace_wrote(&pace, 100000, 100);
     g_assert_cmpuint(pace.rate, ==, 0);
     rmig_pace_wrote(&pace, 0, 0);
-    for (unsigned i = 0; i < 999; i++) {
-        rmig_pace_wrote(&pace, 1000, 1);
+    for (unsigned i = 0; i < 9; i++) {
+        rmig_pace_wrote(&pace, 100000, 100);
     }
-    g_assert_cmpuint(pace.rate, ==, 1000000000);
-    g_assert_cmpuint(pace.part_bytes, ==, 0);
-    g_assert_cmpint(pace.part_us, ==, 0);
-
-    /* between the old and the new, and with time the new one */
+    g_assert_cmpuint(pace.rate, ==, 0);
     rmig_pace_wrote(&pace, 2000000, 1000);
+    g_assert_cmpuint(pace.rate, ==, 1000000000);
+    g_assert_true(pace.rising);
+
+    /* up at once */
+    rmig_pace_wrote(&pace, 1000000, 1000);
+    g_assert_cmpuint(pace.rate, ==, 2000000000);
+    g_assert_true(pace.rising);
+
+    /* down by and by */
+    rmig_pace_wrote(&pace, 1000000, 1000);
     g_assert_cmpuint(pace.rate, >, 1000000000);
     g_assert_cmpuint(pace.rate, <, 2000000000);
+    g_assert_false(pace.rising);
     for (unsigned i = 0; i < 100; i++) {
-        rmig_pace_wrote(&pace, 2000000, 1000);
+        rmig_pace_wrote(&pace, 1000000, 1000);
     }
-    g_assert_cmpuint(pace.rate, >, 1990000000);
-    g_assert_cmpuint(pace.rate, <=, 2000000000);
+    g_assert_cmpuint(pace.rate, <, 1010000000);
 
     /* nothing was written for long */
     rmig_pace_wrote(&pace, 0, G_USEC_PER_SEC);
-    g_assert_cmpuint(pace.rate, <=, 1500000000);
+    rmig_pace_wrote(&pace, 0, G_USEC_PER_SEC);
+    g_assert_cmpuint(pace.rate, <=, 800000000);
+}
+
+/*
+ * This thread was away for 5 ms, then found what had completed meanwhile: that
+ * is part of the sample that has the 5 ms, not of the next one
+ */
+static void test_rate_seen_late(void)
+{
+    RMigPace pace = { 0 };
+
+    for (unsigned round = 0; round < 50; round++) {
+        for (unsigned i = 0; i < 20; i++) {
+            rmig_pace_wrote(&pace, 100000, 100);
+        }
+        rmig_pace_wrote(&pace, 100000, 5000);
+        for (unsigned i = 0; i < 49; i++) {
+            rmig_pace_wrote(&pace, 100000, 1);
+        }
+        g_assert_cmpuint(pace.rate, <, 1050000000);
+    }
+    g_assert_cmpuint(pace.rate, >, 950000000);
+}
+
+/* A sample on a long way has the gap that waiting for the way makes, too */
+static void test_rate_on_long_way(void)
+{
+    RMigPace pace = { .way_us = 10000 };
+
+    for (unsigned round = 0; round < 20; round++) {
+        for (unsigned i = 0; i < 10; i++) {
+            rmig_pace_wrote(&pace, 100000, i == 0 ? 9100 : 100);
+        }
+        g_assert_cmpuint(pace.rate, <, 150000000);
+    }
+    g_assert_cmpuint(pace.rate, >, 95000000);
+}
+
+static void test_way(void)
+{
+    const int64_t second = G_USEC_PER_SEC;
+    RMigPace pace = { 0 };
+
+    g_assert_false(rmig_pace_is_stale(&pace, 5 * second));
+    rmig_pace_flew(&pace, 900, true, second);
+    g_assert_cmpint(pace.way_us, ==, 900);
+    g_assert_false(rmig_pace_is_stale(&pace, second + 1000));
+    /* shorter: it was so, whoever stood before it */
+    rmig_pace_flew(&pace, 500, false, second + 1000);
+    g_assert_cmpint(pace.way_us, ==, 500);
+    /* longer: others stood before it, or it is too soon */
+    rmig_pace_flew(&pace, 5000, false, second + 2000);
+    rmig_pace_flew(&pace, 5000, true, second + 2000);
+    g_assert_cmpint(pace.way_us, ==, 500);
+    g_assert_true(rmig_pace_is_stale(&pace, 2 * second));
+    rmig_pace_flew(&pace, 5000, false, 2 * second);
+    g_assert_cmpint(pace.way_us, ==, 500);
+    /* much longer, twice */
+    rmig_pace_flew(&pace, 5000, true, 2 * second);
+    g_assert_cmpint(pace.way_us, ==, 500);
+    g_assert_true(rmig_pace_is_stale(&pace, 2 * second));
+    rmig_pace_flew(&pace, 6000, true, 2 * second);
+    g_assert_cmpint(pace.way_us, ==, 5000);
+    g_assert_false(rmig_pace_is_stale(&pace, 2 * second));
+    /* a little longer */
+    rmig_pace_flew(&pace, 5500, true, 3 * second);
+    g_assert_cmpint(pace.way_us, ==, 5500);
+    /* once only */
+    rmig_pace_flew(&pace, 50000, true, 4 * second);
+    rmig_pace_flew(&pace, 5400, true, 4 * second);
+    g_assert_cmpint(pace.way_us, ==, 5400);
+    /* for ever is not for ever */
+    rmig_pace_flew(&pace, INT64_MAX, true, 6 * second);
+    rmig_pace_flew(&pace, INT64_MAX, true, 6 * second);
+    g_assert_cmpint(pace.way_us, <=, second);
 }
 
 static void test_latency(void)
@@ -256,6 +347,7 @@ static void test_huge_pace(void)
         RMigPace slow = { .rate = 1000000, .latency_us = 1 };
         uint64_t least = UINT64_MAX;
 
+        rmig_pace_wrote(&pace, bytes[i], 1000);
         for (unsigned n = 0; n < 10; n++) {
             rmig_pace_wrote(&pace, bytes[i], 1000);
             least = MIN(least, pace.rate);
@@ -414,6 +506,9 @@ int main(int argc, char **argv)
     g_test_add_func("/plan/requests-grow", test_requests_grow);
     g_test_add_func("/plan/zero-pace", test_zero_pace);
     g_test_add_func("/plan/pace/rate", test_rate);
+    g_test_add_func("/plan/pace/rate/late", test_rate_seen_late);
+    g_test_add_func("/plan/pace/rate/long-way", test_rate_on_long_way);
+    g_test_add_func("/plan/pace/way", test_way);
     g_test_add_func("/plan/pace/latency", test_latency);
     g_test_add_func("/plan/pace/huge", test_huge_pace);
     g_test_add_func("/plan/next-dirty", test_next_dirty);

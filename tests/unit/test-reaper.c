@@ -112,7 +112,7 @@ static void test_here(void)
     setup(&f);
     rmig_reaper_take(&f.remains, true);
     g_assert_cmpuint(f.verbs->mrs->len, ==, 0);
-    rmig_reaper_wait(); /* for nothing */
+    rmig_reaper_wait(NULL); /* for nothing */
     teardown(&f);
 }
 
@@ -125,10 +125,10 @@ static void test_beside(void)
     rmig_reaper_take(&f.remains, false); /* returns, though it is held up */
     memset(&f.remains, 0, sizeof(f.remains)); /* it has its own copy */
     let_go(&f);
-    rmig_reaper_wait();
+    rmig_reaper_wait(NULL);
     g_assert_cmpuint(f.verbs->mrs->len, ==, 0);
     g_thread_join(f.holder);
-    rmig_reaper_wait();
+    rmig_reaper_wait(NULL);
     teardown(&f);
 }
 
@@ -145,12 +145,143 @@ static void test_several(void)
         rmig_reaper_take(&more[i].remains, false);
     }
     let_go(&f);
-    rmig_reaper_wait();
+    rmig_reaper_wait(NULL);
     g_assert_cmpuint(f.verbs->mrs->len, ==, 0);
     for (unsigned i = 0; i < G_N_ELEMENTS(more); i++) {
         teardown(&more[i]);
     }
     g_thread_join(f.holder);
+    teardown(&f);
+}
+
+/* ---- waiting can be ended ---- */
+
+static gpointer shut_down(gpointer shutdown)
+{
+    g_usleep(20000);
+    rmig_shutdown_trigger(shutdown);
+    return NULL;
+}
+
+/* Whoever waits is told to leave; what is under way goes on */
+static void test_shutdown(void)
+{
+    RMigShutdown *shutdown = rmig_shutdown_new(NULL);
+    GThread *thread;
+    Fixture f;
+
+    setup(&f);
+    hold_up(&f);
+    rmig_reaper_take(&f.remains, false);
+    thread = g_thread_new("canceller", shut_down, shutdown);
+    rmig_reaper_wait(shutdown);
+    /* Who holds it up has not been told to let go */
+    g_assert_false(f.let_go);
+    g_thread_join(thread);
+    rmig_reaper_wait(shutdown); /* later waits neither */
+    let_go(&f);
+    rmig_reaper_wait(NULL);
+    g_assert_cmpuint(f.verbs->mrs->len, ==, 0);
+    g_thread_join(f.holder);
+    rmig_shutdown_free(shutdown);
+    teardown(&f);
+}
+
+/* A source that waits for an earlier migration can be cancelled */
+static void test_connect(void)
+{
+    RMigSourceConfig config = { .waiter = rmig_poll_waiter };
+    struct sockaddr addr = { .sa_family = AF_INET };
+    RMigSource *source = rmig_source_new(&config, NULL);
+    g_autoptr(GError) err = NULL;
+    Fixture f;
+
+    setup(&f);
+    hold_up(&f);
+    rmig_reaper_take(&f.remains, false);
+    rmig_source_shutdown(source);
+    g_assert_false(rmig_source_connect(source, &addr, &err));
+    g_assert_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_SHUTDOWN);
+    let_go(&f);
+    rmig_source_free(source);
+    rmig_reaper_wait(NULL);
+    g_thread_join(f.holder);
+    teardown(&f);
+}
+
+static uint64_t ram_bytes(void *opaque)
+{
+    (void)opaque;
+    return 0;
+}
+
+/* A destination does not even begin to wait: it would in the main loop */
+static void test_listen(void)
+{
+    static const RMigDestOps ops = { .ram_bytes = ram_bytes };
+    RMigDestConfig config = { .waiter = rmig_poll_waiter, .ops = &ops };
+    struct sockaddr addr = { .sa_family = AF_INET };
+    RMigDest *dest;
+    Fixture f;
+
+    setup(&f);
+    hold_up(&f);
+    rmig_reaper_take(&f.remains, false);
+    dest = rmig_dest_new(&config, &addr, NULL);
+    g_assert_nonnull(dest);
+    g_assert_false(f.let_go);
+    let_go(&f);
+    rmig_dest_free(dest);
+    rmig_reaper_wait(NULL);
+    g_thread_join(f.holder);
+    teardown(&f);
+}
+
+/* ---- several at a time ---- */
+
+static GMutex together;
+static GCond came;
+static unsigned inside;
+
+/* Nobody leaves before two have come */
+static void meet(RMigVerbs *verbs)
+{
+    (void)verbs;
+    g_mutex_lock(&together);
+    inside++;
+    g_cond_broadcast(&came);
+    while (inside < 2) {
+        g_cond_wait(&came, &together);
+    }
+    g_mutex_unlock(&together);
+}
+
+static void test_side_by_side(void)
+{
+    Fixture f;
+
+    inside = 0;
+    setup(&f);
+    f.verbs->unregistering = meet;
+    rmig_reaper_take(&f.remains, false);
+    rmig_reaper_wait(NULL);
+    g_assert_cmpuint(inside, ==, 3);
+    teardown(&f);
+}
+
+/* Told to stop, what has not begun stays as it is */
+static void test_stop(void)
+{
+    gint stop = 1;
+    Fixture f;
+
+    setup(&f);
+    rmig_mr_table_unpin(&f.remains.table, 4, &stop);
+    g_assert_cmpuint(f.verbs->mrs->len, ==, 3);
+    stop = 0;
+    rmig_mr_table_unpin(&f.remains.table, 0, &stop);
+    g_assert_cmpuint(f.verbs->mrs->len, ==, 0);
+    rmig_mr_table_cleanup(&f.remains.table);
     teardown(&f);
 }
 
@@ -173,7 +304,7 @@ static void check_connections(bool here)
     rmig_conn_disconnect(&remains.back, true);
     rmig_blocks_cleanup(&blocks); /* the cleanup does not need them */
     rmig_reaper_take(&remains, here);
-    rmig_reaper_wait();
+    rmig_reaper_wait(NULL);
 }
 
 static void test_connections(void)
@@ -188,7 +319,7 @@ static void test_nothing(void)
 
     rmig_reaper_take(&nothing, true);
     rmig_reaper_take(&nothing, false);
-    rmig_reaper_wait();
+    rmig_reaper_wait(NULL);
 }
 
 /* ---- the end of the program ---- */
@@ -225,6 +356,11 @@ int main(int argc, char **argv)
     g_test_add_func("/reaper/here", test_here);
     g_test_add_func("/reaper/beside", test_beside);
     g_test_add_func("/reaper/several", test_several);
+    g_test_add_func("/reaper/shutdown", test_shutdown);
+    g_test_add_func("/reaper/shutdown/connect", test_connect);
+    g_test_add_func("/reaper/listen", test_listen);
+    g_test_add_func("/reaper/side-by-side", test_side_by_side);
+    g_test_add_func("/reaper/stop", test_stop);
     g_test_add_func("/reaper/connections", test_connections);
     g_test_add_func("/reaper/nothing", test_nothing);
     g_test_add_func("/reaper/exit", test_exit);

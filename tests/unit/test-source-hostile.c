@@ -7,6 +7,7 @@
  * fixture of source-fixture.h.
  */
 #include "source-fixture.h"
+#include "source-priv.h"
 
 #include <string.h>
 
@@ -258,6 +259,53 @@ static void test_answer_never_comes(void)
     teardown(&f);
 }
 
+/*
+ * The destination's NIC lives, as the link's heartbeat shows, and its program
+ * is stuck: the answer is given the time that its request takes, whatever else
+ * is registered.  (That a heartbeat puts nothing off, the fake link checks.)
+ */
+static void test_program_is_stuck(void)
+{
+    g_autoptr(GError) err = NULL;
+    Fixture f;
+
+    setup_asked_ahead(&f);
+    f.source->ahead.peer.used += UINT64_C(64) << 30;
+    g_assert_cmpint(rmig_source_page(f.source, 0, MIB, PAGE, &err), ==,
+                    RMIG_PAGE_FAILED);
+    g_assert_cmpstr(err->message, ==, "RAM block ram, chunk 1: timed out "
+                    "while waiting for memory to be registered on both sides");
+    g_assert_cmpint(f.link->idle_deadline_us, <=, g_get_monotonic_time() +
+                    RMIG_CONTROL_TIMEOUT_MS * INT64_C(1000));
+    f.source->ahead.peer.used -= UINT64_C(64) << 30;
+    assert_over(&f);
+    teardown(&f);
+}
+
+/* Likewise between the answer and the next READY */
+static void test_program_is_stuck_unready(void)
+{
+    g_autoptr(GError) err = NULL;
+    Fixture f;
+
+    setup_mode(&f, &(Mode) { .flags = RMIG_WIRE_FLAG_BATCH,
+                             .ram_bytes = 60 * MIB, .threads = 2 });
+    g_assert_true(rmig_source_exchange(f.source, NULL));
+    settle(&f);
+    /* The next command's READY does not come */
+    f.vice = SAYS_NOTHING;
+    g_assert_true(rmig_source_finish(f.source, NULL));
+    for (uint64_t chunk = 0; chunk < 60; chunk += 2) {
+        dirty(&f, 0, chunk * MIB / PAGE);
+    }
+    g_assert_cmpint(rmig_source_page(f.source, 0, 0, PAGE, &err), ==,
+                    RMIG_PAGE_FAILED);
+    assert_says(&err, "timed out while waiting for memory to be registered");
+    g_assert_cmpuint(f.seen[RMIG_WIRE_REGISTER_REQUEST], ==, 0);
+    assert_over(&f);
+    teardown(&f);
+}
+
 static void test_late_answer_is_wrong(void)
 {
     g_autoptr(GError) err = NULL;
@@ -463,6 +511,9 @@ int main(int argc, char **argv)
     g_test_add_func("/source/late/at-end/counts",
                     test_late_answer_at_end_counts);
     g_test_add_func("/source/late/never", test_answer_never_comes);
+    g_test_add_func("/source/late/stuck", test_program_is_stuck);
+    g_test_add_func("/source/late/stuck/unready",
+                    test_program_is_stuck_unready);
     g_test_add_func("/source/late/wrong", test_late_answer_is_wrong);
     g_test_add_func("/source/local/failures", test_local_failures);
     g_test_add_func("/source/local/span", test_span_falls_back);

@@ -163,7 +163,7 @@ static void send_round(Run *r, bool jumps)
             hand_over(r, i, n);
         }
     }
-    g_assert_true(rmig_source_finish(r->f.source, NULL));
+    finish_round(&r->f);
     assert_same_memory(&r->f);
 }
 

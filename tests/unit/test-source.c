@@ -7,6 +7,7 @@
  * misbehave are in test-source-hostile.c.
  */
 #include "source-fixture.h"
+#include "source-priv.h"
 
 #include <string.h>
 
@@ -45,7 +46,7 @@ static void test_migrate(gconstpointer data)
                                 i % 3 ? RMIG_PAGE_DATA : RMIG_PAGE_ZERO);
             }
         }
-        g_assert_true(rmig_source_finish(f.source, NULL));
+        finish_round(&f);
         assert_same_memory(&f);
     }
     while (rmig_link_poll(f.link, NULL) > 0) {
@@ -268,6 +269,42 @@ static void test_longest_zero_run(gconstpointer data)
     teardown(&f);
 }
 
+/*
+ * On a short way the end of a round waits until all has landed.  On a long one
+ * the wire would run dry: what the way holds may stay on it, before
+ * REGISTER_FINISHED as all of it is.
+ */
+static void test_end_of_round(gconstpointer data)
+{
+    bool far = GPOINTER_TO_INT(data);
+    unsigned writes = 0;
+    const FakePost *last;
+    RMigPace *pace;
+    Fixture f;
+
+    setup_exchanged(&f, false);
+    pace = &f.source->ahead.pace;
+    pace->rate = UINT64_C(12) << 30;
+    pace->way_us = pace->doubt_us = far ? 10000 : 100;
+    pace->way_at_us = g_get_monotonic_time();
+    for (unsigned n = 0; n < 200; n++) {
+        dirty(&f, 0, n);
+        g_assert_cmpint(page(&f, 0, n), ==, RMIG_PAGE_DATA);
+        pace->way_us = far ? 10000 : 100;
+    }
+    g_assert_true(rmig_source_finish(f.source, NULL));
+    last = fake_verbs_last(f.verbs);
+    g_assert_cmpint(last->kind, ==, FAKE_SEND);
+    for (unsigned i = last->completed_before; i < f.verbs->posts->len; i++) {
+        writes += fake_verbs_post(f.verbs, i)->kind == FAKE_WRITE;
+    }
+    g_assert_cmpint(writes > 0, ==, far);
+    settle(&f);
+    g_assert_cmpmem(f.block[0].ours, 200 * PAGE, f.block[0].theirs,
+                    200 * PAGE);
+    teardown(&f);
+}
+
 /* Without a detector nothing is taken for zero */
 static void test_no_zero_detection(void)
 {
@@ -467,6 +504,10 @@ int main(int argc, char **argv)
                          test_migrate);
     g_test_add_func("/source/connect", test_connect);
     g_test_add_func("/source/exchange", test_exchange);
+    g_test_add_data_func("/source/end-of-round/near", GINT_TO_POINTER(false),
+                         test_end_of_round);
+    g_test_add_data_func("/source/end-of-round/far", GINT_TO_POINTER(true),
+                         test_end_of_round);
     g_test_add_func("/source/zero", test_zero);
     g_test_add_data_func("/source/zero/runs", GUINT_TO_POINTER(0),
                          test_zero_runs);

@@ -447,23 +447,51 @@ static void test_touch(void)
     teardown(&f);
 }
 
+/* Told to drain it posts nothing until the wire is idle, and then goes on */
+static void test_drains(void)
+{
+    Fixture f;
+
+    setup(&f);
+    add(&f, 0, MIB);
+    g_assert_true(f.writer->has_alone);
+    add(&f, 2 * MIB, MIB);
+    g_assert_true(rmig_writer_flush(f.writer, NULL));
+    g_assert_true(rmig_writer_has_room(f.writer));
+    fake_verbs_complete(f.verbs, 1);
+    g_assert_false(f.writer->has_alone);
+    f.writer->drains = true;
+    g_assert_false(rmig_writer_has_room(f.writer));
+    fake_verbs_complete_all(f.verbs);
+    g_assert_true(rmig_writer_has_room(f.writer));
+    add(&f, 4 * MIB, MIB);
+    g_assert_true(f.writer->has_alone);
+    g_assert_false(f.writer->drains);
+    g_assert_true(rmig_writer_has_room(f.writer));
+    fake_verbs_complete_all(f.verbs);
+    teardown(&f);
+}
+
 /* ---- completions ---- */
 
 typedef struct Landed {
     unsigned calls;
+    unsigned alone;
     uint64_t bytes;
     int64_t us;
     uint64_t wire_bytes; /* of the writer, at the last call */
     RMigWriter *writer;
 } Landed;
 
-static void note_landed(void *opaque, uint64_t bytes, int64_t us)
+static void note_landed(void *opaque, const RMigLanded *what)
 {
     Landed *landed = opaque;
 
+    g_assert_cmpint(what->flight_us, >=, what->us);
     landed->calls++;
-    landed->bytes += bytes;
-    landed->us += us;
+    landed->alone += what->alone;
+    landed->bytes += what->bytes;
+    landed->us += what->us;
     landed->wire_bytes = landed->writer->wire_bytes;
 }
 
@@ -492,6 +520,7 @@ static void test_landed(void)
     ended = g_get_monotonic_time();
     g_assert_cmpuint(landed.calls, ==, 2);
     g_assert_cmpuint(landed.bytes, ==, 3 * MIB);
+    g_assert_cmpuint(landed.alone, ==, 1); /* the first */
     /* together as long as there was something on the wire */
     g_assert_cmpint(landed.us, >=, 4000);
     g_assert_cmpint(landed.us, <=, ended - start);
@@ -594,6 +623,7 @@ int main(int argc, char **argv)
     g_test_add_func("/writer/queue/large", test_short_queue_large);
     g_test_add_func("/writer/pins", test_pins);
     g_test_add_func("/writer/touch", test_touch);
+    g_test_add_func("/writer/drains", test_drains);
     g_test_add_func("/writer/landed", test_landed);
     g_test_add_func("/writer/post-fails", test_post_fails);
     g_test_add_func("/writer/describe", test_describe);

@@ -42,6 +42,20 @@ void (g_async_queue_push)(GAsyncQueue *queue, gpointer data)
     NEXT(g_async_queue_push)(queue, data);
 }
 
+void (g_async_queue_push_front)(GAsyncQueue *queue, gpointer data)
+{
+    __tsan_release(queue);
+    NEXT(g_async_queue_push_front)(queue, data);
+}
+
+gpointer (g_async_queue_try_pop)(GAsyncQueue *queue)
+{
+    gpointer data = NEXT(g_async_queue_try_pop)(queue);
+
+    __tsan_acquire(queue);
+    return data;
+}
+
 gpointer (g_async_queue_pop)(GAsyncQueue *queue)
 {
     gpointer data = NEXT(g_async_queue_pop)(queue);

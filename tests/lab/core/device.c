@@ -205,7 +205,7 @@ Held held_now(void)
     GDir *dir;
 
     /* What the core frees beside its caller */
-    rmig_reaper_wait();
+    rmig_reaper_wait(NULL);
     dir = g_dir_open("/proc/self/fd", 0, NULL);
     g_assert_nonnull(dir);
     while (g_dir_read_name(dir)) {
