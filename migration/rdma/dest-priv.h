@@ -25,6 +25,7 @@ struct RMigDest {
     uint64_t pin_limit; /* bytes that may be pinned in all, for statistics */
     uint64_t pin_room; /* bytes of RAM that may be pinned, as announced */
     GPtrArray *names;  /* of char *, owned: the blocks in the source's order */
+    GHashTable *named; /* of char *, those of @names */
     RMigBlocks blocks;
     GHashTable *hints; /* of uint64_t: offsets of anonymous blocks */
     bool announced;    /* the blocks are known and the table is there */

@@ -26,6 +26,7 @@ RMigDest *rmig_dest_new(const RMigDestConfig *config,
     d->hints = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free,
                                      NULL);
     d->names = g_ptr_array_new_with_free_func(g_free);
+    d->named = g_hash_table_new(g_str_hash, g_str_equal);
     rmig_blocks_init(&d->blocks);
     d->shutdown = rmig_shutdown_new(err);
     if (d->shutdown) {
@@ -162,13 +163,28 @@ bool rmig_dest_return_pending(const RMigDest *d)
 
 bool rmig_dest_note_block(RMigDest *d, const char *name, GError **err)
 {
+    char *copy;
+
     if (d->announced) {
         g_set_error(err, RMIG_BLOCKS_ERROR, 0,
                     "the source named RAM block %s after the blocks had been "
                     "exchanged", name);
         return false;
     }
-    g_ptr_array_add(d->names, g_strdup(name));
+    if (g_hash_table_contains(d->named, name)) {
+        g_set_error(err, RMIG_BLOCKS_ERROR, 0,
+                    "the source named RAM block %s twice", name);
+        return false;
+    }
+    if (d->names->len == RMIG_WIRE_BLOCKS_MAX) {
+        g_set_error(err, RMIG_BLOCKS_ERROR, 0,
+                    "the source named more than %u RAM blocks, which cannot "
+                    "migrate over RDMA", RMIG_WIRE_BLOCKS_MAX);
+        return false;
+    }
+    copy = g_strdup(name);
+    g_ptr_array_add(d->names, copy);
+    g_hash_table_add(d->named, copy);
     return true;
 }
 
@@ -268,6 +284,7 @@ void rmig_dest_free(RMigDest *d)
     rmig_blocks_cleanup(&d->blocks);
     g_hash_table_unref(d->hints);
     g_clear_error(&d->refusal);
+    g_hash_table_unref(d->named);
     g_ptr_array_free(d->names, true);
     g_mutex_clear(&d->lock);
     rmig_shutdown_free(d->shutdown);

@@ -41,6 +41,12 @@ GQuark rmig_verbs_error_quark(void)
     return g_quark_from_static_string("rmig-verbs-error");
 }
 
+/* Some providers return errors as the kernel does, below zero */
+static const char *error_text(int errnum)
+{
+    return g_strerror(ABS(errnum));
+}
+
 G_GNUC_PRINTF(3, 4)
 static void set_errno_error(GError **err, int errnum, const char *fmt, ...)
 {
@@ -51,7 +57,7 @@ static void set_errno_error(GError **err, int errnum, const char *fmt, ...)
     what = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     g_set_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED, "%s: %s", what,
-                g_strerror(errnum));
+                error_text(errnum));
 }
 
 /* Send-queue slots to ask for: what we want, or what the device can give */
@@ -154,7 +160,7 @@ uint32_t rmig_verbs_qp_num(const RMigVerbs *v)
 void rmig_verbs_destroy_qp(RMigVerbs *v)
 {
     if (v->qp && ibv_destroy_qp(v->qp) != 0) {
-        g_warning("destroying a queue pair failed: %s", g_strerror(errno));
+        g_warning("destroying a queue pair failed: %s", error_text(errno));
     }
     v->qp = NULL;
 }
@@ -166,7 +172,7 @@ void rmig_verbs_revoke(RMigVerbs *v)
     /* Its only failure is a queue pair that is already beyond use */
     if (v->qp && ibv_modify_qp(v->qp, &attr, IBV_QP_STATE) != 0) {
         RMIG_LOG("the queue pair could not be moved to ERR: %s",
-                 g_strerror(errno));
+                 error_text(errno));
     }
 }
 
@@ -240,7 +246,7 @@ RMigMr *rmig_mr_register(RMigVerbs *v, void *addr, uint64_t bytes,
                     "registering %" G_GUINT64_FORMAT " bytes of memory with "
                     "%s failed: %s%s", (guint64)bytes,
                     ibv_get_device_name(v->device->device),
-                    g_strerror(errnum), hint);
+                    error_text(errnum), hint);
         return NULL;
     }
     self = g_new0(RMigMr, 1);
@@ -261,7 +267,7 @@ void rmig_mr_unregister(RMigMr *mr)
     pinned_bytes -= mr->mr->length;
     if (ibv_dereg_mr(mr->mr) != 0) {
         g_warning("unregistering a memory region failed: %s",
-                  g_strerror(errno));
+                  error_text(errno));
     }
     g_free(mr);
 }

@@ -145,6 +145,39 @@ static void test_report(void)
     teardown(&f);
 }
 
+static void answer_none(RMigLink *link, RMigWireType type,
+                        const FakePost *sent)
+{
+    (void)sent;
+    if (type == RMIG_WIRE_RAM_BLOCKS_REQUEST) {
+        fake_link_script(link, fake_link_message(RMIG_WIRE_RAM_BLOCKS_RESULT,
+                                                 NULL, 0, 1));
+    }
+    fake_link_script_type(link, RMIG_WIRE_READY);
+}
+
+/* Everything is ignored: rounds without RAM, to the end */
+static void test_no_blocks(gconstpointer data)
+{
+    RMigSourceConfig config = { .waiter = rmig_poll_waiter, .pin_all = true };
+    RMigLink *link = fake_link_new();
+    RMigSource *source = rmig_source_new(&config, NULL);
+
+    link->granted = GPOINTER_TO_UINT(data);
+    link->granted_pin_bytes = UINT64_MAX;
+    link->peer = answer_none;
+    fake_link_script_type(link, RMIG_WIRE_READY);
+    fake_link_offer(link);
+    g_assert_true(rmig_source_connect(source, NULL, NULL));
+    g_assert_true(rmig_source_exchange(source, NULL));
+    g_assert_true(rmig_source_finish(source, NULL));
+    g_assert_true(rmig_source_finish(source, NULL));
+    g_assert_true(rmig_stream_write(rmig_source_stream(source), "end", 3,
+                                    NULL));
+    g_assert_true(rmig_source_end(source, NULL));
+    rmig_source_free(source);
+}
+
 /* Nothing waits behind the last message that would notice */
 static void test_last_message_fails(void)
 {
@@ -171,6 +204,14 @@ int main(int argc, char **argv)
     g_test_add_func("/end/send-queue-hangs", test_send_queue_hangs);
     g_test_add_func("/end/no-report", test_no_report);
     g_test_add_func("/end/report", test_report);
+    g_test_add_data_func("/end/no-blocks/version-1", GUINT_TO_POINTER(0),
+                         test_no_blocks);
+    g_test_add_data_func("/end/no-blocks/pin-all",
+                         GUINT_TO_POINTER(RMIG_WIRE_FLAG_PIN_ALL),
+                         test_no_blocks);
+    g_test_add_data_func("/end/no-blocks/extended",
+                         GUINT_TO_POINTER(RMIG_WIRE_FLAGS_KNOWN),
+                         test_no_blocks);
     g_test_add_func("/end/last-message-fails", test_last_message_fails);
     return g_test_run();
 }

@@ -160,6 +160,13 @@ static void show_type(uint32_t type)
 {
     uint32_t len = 0;
 
+    /* RAM_BLOCKS_RESULT may be empty, too: then it is told by what is more */
+    if (is_taken(type, 0, 1)) {
+        while (++len < 256 && !is_taken(type, len, 1)) {
+            /* the next */
+        }
+        len %= 256;
+    }
     printf("type %u %s ", type, rmig_wire_type_name(type));
     while (len < 256 && !is_taken(type, len, 1)) {
         len++;
