@@ -44,7 +44,18 @@ static void wait_readable(void *opaque, int fd)
     }
 }
 
-const RMigWaiter qio_channel_rdma_waiter = { .wait_readable = wait_readable };
+/* The main loop serves the monitor, timers, and other connections */
+static void coroutine_mixed_fn rest(void *opaque)
+{
+    if (qemu_in_coroutine()) {
+        aio_co_schedule(qemu_get_current_aio_context(), qemu_coroutine_self());
+        qemu_coroutine_yield();
+    }
+}
+
+const RMigWaiter qio_channel_rdma_waiter = {
+    .wait_readable = wait_readable, .rest = rest,
+};
 
 void qio_channel_rdma_error(Error **errp, GError *err)
 {

@@ -35,6 +35,12 @@
  */
 typedef struct RMigWaiter {
     void (*wait_readable)(void *opaque, int fd);
+    /*
+     * Lets whatever else this thread has to do have its turn, and comes back.
+     * Called now and then while a peer leaves nothing to wait for.  NULL: it
+     * has nothing else to do.
+     */
+    void (*rest)(void *opaque);
     void *opaque;
 } RMigWaiter;
 

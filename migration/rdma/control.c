@@ -623,6 +623,7 @@ int rmig_control_receive(RMigControl *c, bool wait, RMigWireMessage *msg,
                          GError **err)
 {
     g_assert(!c->commands);
+    rmig_link_rest(c->link);
     /* The call that found the failure has seen all that came before it */
     if (!may_receive(c, err)) {
         return -1;

@@ -33,6 +33,7 @@
 /* Other things go on while the workers work */
 static bool wait_for_one(RMigDest *d, GError **err)
 {
+    rmig_link_rest(d->main.link);
     return rmig_jobs_reap(d->jobs) > 0 ||
            rmig_link_step(d->main.link, 0, "memory to be registered", err);
 }

@@ -44,6 +44,7 @@ struct RMigLink {
     void *watched_opaque;
     uint8_t peer_private[RMIG_WIRE_PRIVATE_MAX_BYTES];
     size_t peer_private_bytes;
+    int64_t rested_us; /* when the thread's other work had its last turn */
     /* Heartbeat */
     RMigWork probe;
     bool probing;

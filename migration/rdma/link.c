@@ -579,8 +579,18 @@ bool rmig_link_step(RMigLink *link, int64_t deadline_us, const char *what,
         return rmig_link_check(link, err);
     }
     link->waiter.wait_readable(link->waiter.opaque, link->epoll_fd);
+    link->rested_us = g_get_monotonic_time();
     take_fds(link);
     return true;
+}
+
+void rmig_link_rest(RMigLink *link)
+{
+    if (link->waiter.rest &&
+        g_get_monotonic_time() - link->rested_us >= RMIG_LINK_BUSY_US) {
+        link->waiter.rest(link->waiter.opaque);
+        link->rested_us = g_get_monotonic_time();
+    }
 }
 
 bool rmig_link_settle(RMigLink *link, int64_t timeout_ms, GError **err)

@@ -34,6 +34,9 @@
 /* How long the device may take to deliver a heartbeat or to give it up */
 #define RMIG_LINK_HEARTBEAT_MS 22000
 
+/* How long the thread's other work may have to wait for a busy link */
+#define RMIG_LINK_BUSY_US 5000
+
 typedef struct RMigLink RMigLink;
 typedef struct RMigListener RMigListener;
 
@@ -160,6 +163,15 @@ bool rmig_link_step(RMigLink *link, int64_t deadline_us, const char *what,
  * rmig_link_poll(): if not 0, look again instead of waiting.
  */
 int rmig_link_arm(RMigLink *link, GError **err) G_GNUC_WARN_UNUSED_RESULT;
+
+/*
+ * rmig_link_rest: to be called once for each thing that the peer asks for
+ *
+ * A peer that asks without a pause leaves nothing to wait for.  So that the
+ * thread's other work goes on nevertheless, it has its turn here when the last
+ * was RMIG_LINK_BUSY_US ago or longer.
+ */
+void rmig_link_rest(RMigLink *link);
 
 /* Whether nothing fatal happened so far and the connection is established */
 bool rmig_link_is_up(const RMigLink *link);

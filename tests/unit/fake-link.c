@@ -258,6 +258,11 @@ bool rmig_link_step(RMigLink *link, int64_t deadline_us, const char *what,
     return ret > 0;
 }
 
+void rmig_link_rest(RMigLink *link)
+{
+    link->rests++;
+}
+
 void rmig_link_fail(RMigLink *link, GError *err)
 {
     if (link->error) {

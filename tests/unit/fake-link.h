@@ -28,6 +28,7 @@ struct RMigLink {
     /* Nothing is to arrive: the peer may say what it owes; false: nothing */
     bool (*owes)(RMigLink *link);
     unsigned steps;
+    unsigned rests; /* calls of rmig_link_rest() */
     unsigned idle_steps; /* that slept though nothing was to come */
     bool disconnected;
     /*

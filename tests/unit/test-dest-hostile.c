@@ -207,6 +207,49 @@ static void test_named_without_end(void)
     teardown(&f);
 }
 
+/* ---- without a pause ---- */
+
+/* Others get their turn between any two commands that never wait */
+static void test_flood(void)
+{
+    unsigned before;
+    Fixture f;
+
+    setup(&f);
+    accept_main(&f, EXTENSIONS);
+    note_blocks(&f);
+    obey(&f);
+    fake_link_script_type(f.link, RMIG_WIRE_RAM_BLOCKS_REQUEST);
+    before = f.link->rests;
+    for (unsigned i = 0; i < 100; i++) {
+        script_register(&f, RMIG_WIRE_UNREGISTER_REQUEST, RAM, 0, 0);
+    }
+    finish(&f);
+    g_assert_cmpuint(f.link->rests - before, >=, 102);
+    teardown(&f);
+}
+
+/* Nor is there a pause in the stream */
+static void test_flood_of_bytes(void)
+{
+    unsigned before;
+    Fixture f;
+
+    setup(&f);
+    accept_main(&f, EXTENSIONS);
+    obey(&f);
+    before = f.link->rests;
+    for (unsigned i = 0; i < 100; i++) {
+        uint8_t byte;
+
+        fake_link_script_type(f.link, RMIG_WIRE_QEMU_FILE);
+        g_assert_cmpint(rmig_stream_read(rmig_dest_stream(f.dest), &byte, 1,
+                                         i % 2 == 0, NULL), ==, 1);
+    }
+    g_assert_cmpuint(f.link->rests - before, >=, 100);
+    teardown(&f);
+}
+
 /* ---- nothing at all ---- */
 
 /* x-ignore-shared may leave no RAM to send: that is legal */
@@ -252,6 +295,8 @@ int main(int argc, char **argv)
         g_test_add_data_func(random, n, test_random);
     }
     g_test_add_func("/hostile/overlap/version-1", test_version_1);
+    g_test_add_func("/hostile/flood/commands", test_flood);
+    g_test_add_func("/hostile/flood/bytes", test_flood_of_bytes);
     g_test_add_func("/hostile/names/twice", test_named_twice);
     g_test_add_func("/hostile/names/without-end", test_named_without_end);
     for (size_t i = 0; i < G_N_ELEMENTS(flags); i++) {
