@@ -262,12 +262,8 @@ static void close_dest(QIOChannelRDMA *rioc, bool failed)
     if (listen_fd >= 0) {
         qemu_set_fd_handler(listen_fd, NULL, NULL, NULL);
     }
-    if (rioc->accepting) {
-        /* Its coroutine wakes up, finds this, and comes back here */
-        rmig_dest_shutdown(rioc->dest);
-        return;
-    }
     rmig_dest_close(rioc->dest, failed);
+    qemu_co_enter_all(&rioc->return_ready, NULL);
 }
 
 static int qio_channel_rdma_close(QIOChannel *ioc, Error **errp)
@@ -288,15 +284,6 @@ static int qio_channel_rdma_close(QIOChannel *ioc, Error **errp)
         close_dest(rioc, failed);
     }
     return 0;
-}
-
-void coroutine_fn qio_channel_rdma_accepted(QIOChannelRDMA *rioc)
-{
-    rioc->accepting = false;
-    qemu_co_queue_restart_all(&rioc->return_ready);
-    if (rioc->closed) {
-        close_dest(rioc, true);
-    }
 }
 
 static int qio_channel_rdma_shutdown(QIOChannel *ioc, QIOChannelShutdown how,

@@ -330,23 +330,24 @@ RMigDest *rmig_dest_new(const RMigDestConfig *config,
                         const struct sockaddr *addr, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 void rmig_dest_free(RMigDest *dest);
-/* Readable when a connection is asked for; -1 when not listening any more */
+/* Readable when rmig_dest_accept() is due; -1 when not listening any more */
 int rmig_dest_listen_fd(const RMigDest *dest);
 uint16_t rmig_dest_port(const RMigDest *dest);
 
 typedef enum RMigAccepted {
-    RMIG_ACCEPTED_NOTHING, /* nothing was there, or it was refused (@err) */
+    RMIG_ACCEPTED_NOTHING, /* nobody was let in yet; look again when readable */
     RMIG_ACCEPTED_MAIN,    /* the migration may start */
     RMIG_ACCEPTED_RETURN,  /* the return path is there */
 } RMigAccepted;
 
 /*
- * rmig_dest_accept: handle one connection request
+ * rmig_dest_accept: what there is to do when rmig_dest_listen_fd() is readable
  *
- * Waits at most 10 s for the peer to complete it.  The first is the main
- * connection, a second one from the same host the return path; any other is
- * refused.  @err says why a request was refused or failed; the listener lives
- * on.
+ * Does not wait.  The first peer that completes a connection has the main one,
+ * the next from the same host the return path; any other is refused.  @err says
+ * (only with RMIG_ACCEPTED_NOTHING) why requests were refused or came to
+ * nothing: once, then at most every 10 s with their number.  The listener
+ * lives on.
  */
 RMigAccepted rmig_dest_accept(RMigDest *dest, GError **err);
 /* Stop listening; called by free as well */
@@ -356,7 +357,7 @@ void rmig_dest_stop_listening(RMigDest *dest);
 RMigStream *rmig_dest_stream(RMigDest *dest);
 /* The return path, for writing; NULL while there is none */
 RMigStream *rmig_dest_return_stream(RMigDest *dest);
-/* Whether a return path is being accepted right now */
+/* Whether a return path is being made right now */
 bool rmig_dest_return_pending(const RMigDest *dest);
 
 /* The stream named @name as its next RAM block */

@@ -3,8 +3,9 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Job: rmig_dest_*() of migration/rdma-transport.h: listening, accepting, the
- * streams, the end.  The source's commands are in dest-serve.c.
+ * Job: rmig_dest_*() of migration/rdma-transport.h: listening, the streams, the
+ * end.  Who is let in is in dest-accept.c, the source's commands are in
+ * dest-serve.c.
  * Callers: the face.
  * Thread: one at a time; in QEMU the main loop's incoming coroutine.
  */
@@ -28,6 +29,7 @@ RMigDest *rmig_dest_new(const RMigDestConfig *config,
     d->names = g_ptr_array_new_with_free_func(g_free);
     d->named = g_hash_table_new(g_str_hash, g_str_equal);
     rmig_blocks_init(&d->blocks);
+    g_queue_init(&d->candidates);
     d->shutdown = rmig_shutdown_new(err);
     if (d->shutdown) {
         d->listener = rmig_listener_new(addr, err);
@@ -51,97 +53,42 @@ uint16_t rmig_dest_port(const RMigDest *d)
 
 void rmig_dest_stop_listening(RMigDest *d)
 {
-    g_clear_pointer(&d->listener, rmig_listener_free);
+    if (d->listener) {
+        rmig_dest_drop_candidates(d);
+        g_clear_pointer(&d->listener, rmig_listener_free);
+    }
 }
 
-/* What we can stand by of what is asked for */
-static RMigWirePrivate grant(RMigDest *d, const RMigWirePrivate *asked)
+RMigWirePrivate rmig_dest_grant(RMigDest *d, const RMigWirePrivate *asked,
+                                char **warning)
 {
     uint32_t flags = asked->flags & (d->config.version_1_only ?
                                      RMIG_WIRE_FLAG_PIN_ALL :
                                      RMIG_WIRE_FLAGS_KNOWN);
     uint64_t bytes = d->config.ops->ram_bytes(d->config.opaque);
-    uint64_t room = rmig_pin_room(d->config.pin_limit);
     g_autoptr(GError) err = NULL;
 
+    d->pin_room = rmig_pin_room(d->config.pin_limit);
     if (flags & RMIG_WIRE_FLAG_PIN_ALL) {
         g_autofree char *text = NULL;
 
         if (!rmig_memlock_allows(bytes, &err)) {
             text = g_strdup(err->message);
-        } else if (bytes > room) {
+        } else if (bytes > d->pin_room) {
             text = g_strdup_printf("rdma-pin-limit leaves %" G_GUINT64_FORMAT
-                                   " MiB for it", (guint64)room >> 20);
+                                   " MiB for it", (guint64)d->pin_room >> 20);
         }
         if (text) {
-            g_autofree char *whole =
+            *warning =
                 g_strdup_printf("not pinning all guest memory as the source "
                                 "asks, but chunks on demand: %s", text);
-
-            d->config.ops->warn(d->config.opaque, whole);
             flags &= ~RMIG_WIRE_FLAG_PIN_ALL;
         }
     }
     return (RMigWirePrivate) {
         .flags = flags,
-        .pin_bytes = flags & RMIG_WIRE_FLAG_BUDGET ? room : 0,
+        .pin_bytes = flags & RMIG_WIRE_FLAG_BUDGET ? d->pin_room : 0,
     };
-}
-
-/* On the main connection the source commands, on the return path we do */
-static bool accept_link(RMigDest *d, RMigConn *conn, RMigLink *link,
-                        const RMigWirePrivate *asked, GError **err)
-{
-    RMigWirePrivate granted;
-
-    if (!rmig_conn_init(conn, link, conn == &d->back, err)) {
-        return false;
-    }
-    if (conn == &d->main) {
-        granted = grant(d, asked);
-        d->granted = granted.flags;
-        d->pin_room = rmig_pin_room(d->config.pin_limit);
-        if (granted.flags & RMIG_WIRE_FLAG_BATCH) {
-            rmig_control_set_pipelined(conn->control);
-        }
-    } else {
-        granted = (RMigWirePrivate) {
-            .flags = asked->flags & d->granted & ~RMIG_WIRE_FLAG_BUDGET,
-        };
-    }
-    if (!rmig_link_accept(link, &granted, err)) {
-        rmig_conn_cleanup(conn);
-        return false;
-    }
-    return true;
-}
-
-RMigAccepted rmig_dest_accept(RMigDest *d, GError **err)
-{
-    bool is_main = !d->main.link;
-    RMigWirePrivate asked = { 0 };
-    RMigLink *link;
-
-    link = rmig_listener_take(d->listener,
-                              is_main ? "main connection" : "return path",
-                              &d->config.waiter, d->shutdown, &asked, err);
-    if (!link) {
-        return RMIG_ACCEPTED_NOTHING;
-    }
-    if (!is_main &&
-        (d->back.link || !rmig_link_same_peer(d->main.link, link))) {
-        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
-                    "refused another RDMA connection while a migration "
-                    "comes in");
-        rmig_link_refuse(link);
-        rmig_link_free(link);
-        return RMIG_ACCEPTED_NOTHING;
-    }
-    if (!accept_link(d, is_main ? &d->main : &d->back, link, &asked, err)) {
-        return RMIG_ACCEPTED_NOTHING;
-    }
-    rmig_dest_publish(d);
-    return is_main ? RMIG_ACCEPTED_MAIN : RMIG_ACCEPTED_RETURN;
 }
 
 RMigStream *rmig_dest_stream(RMigDest *d)
@@ -153,12 +100,6 @@ RMigStream *rmig_dest_return_stream(RMigDest *d)
 {
     return d->back.link && rmig_link_is_up(d->back.link) ?
            &d->back.stream : NULL;
-}
-
-bool rmig_dest_return_pending(const RMigDest *d)
-{
-    return d->back.link && !rmig_link_is_up(d->back.link) &&
-           !rmig_link_failed(d->back.link);
 }
 
 bool rmig_dest_note_block(RMigDest *d, const char *name, GError **err)

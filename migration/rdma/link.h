@@ -33,6 +33,7 @@
 #define RMIG_LINK_CONNECT_MS 10000
 /* How long the device may take to deliver a heartbeat or to give it up */
 #define RMIG_LINK_HEARTBEAT_MS 22000
+#define RMIG_LISTENER_TICK_MS 250
 
 /* How long the thread's other work may have to wait for a busy link */
 #define RMIG_LINK_BUSY_US 5000
@@ -88,8 +89,18 @@ bool rmig_link_connect(RMigLink *link, const RMigWirePrivate *ask,
 RMigListener *rmig_listener_new(const struct sockaddr *addr, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 void rmig_listener_free(RMigListener *listener);
-/* Readable when a connection is asked for; owned by @listener */
+/*
+ * Readable when a connection is asked for, when something happens on a link
+ * that is watched, and at each tick; owned by @listener
+ */
 int rmig_listener_fd(const RMigListener *listener);
+/* What wakes those who wait on @link wakes those of the listener, too */
+bool rmig_listener_watch(RMigListener *listener, const RMigLink *link,
+                         GError **err) G_GNUC_WARN_UNUSED_RESULT;
+/* Before the link is freed or used by itself; it need not be watched */
+void rmig_listener_unwatch(RMigListener *listener, const RMigLink *link);
+/* Whether there is to be a tick every RMIG_LISTENER_TICK_MS; at first not */
+void rmig_listener_tick(RMigListener *listener, bool on);
 /* The port in host byte order that is listened on */
 uint16_t rmig_listener_port(const RMigListener *listener);
 /*
@@ -98,20 +109,38 @@ uint16_t rmig_listener_port(const RMigListener *listener);
  *     only valid if there is a link
  *
  * Returns NULL without an error when there is none, or with one when it could
- * not be used (it has been refused then).  The link is like that of
- * rmig_link_resolve(), ready for rmig_link_accept() or rmig_link_refuse().
+ * not be used (it has been refused then).  The link has no queue pair yet and is
+ * ready for rmig_link_prepare() or rmig_link_refuse().
  */
 RMigLink *rmig_listener_take(RMigListener *listener, const char *name,
                              const RMigWaiter *waiter, RMigShutdown *shutdown,
                              RMigWirePrivate *asked, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 /*
- * rmig_link_accept: passive side
+ * rmig_link_prepare: passive side: make the queue pair
+ *
+ * The link is like that of rmig_link_resolve() then, ready for
+ * rmig_link_accept(); after a failure it can still be refused.
+ */
+bool rmig_link_prepare(RMigLink *link, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_link_accept: passive side; does not wait for the peer's last step
  * @granted: flags of @asked that hold from now on and, if BUDGET is one of
  *     them, our own pin_bytes; the version need not be set
  */
 bool rmig_link_accept(RMigLink *link, const RMigWirePrivate *granted,
                       GError **err) G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_link_accepted: whether the peer has completed the connection
+ *
+ * Returns 1 if so, 0 if not yet, -1 when it will not, or has left; then, and
+ * only then, with @err.  Does not wait: if it is 0, rmig_link_fd() becomes
+ * readable when it is worth another look.
+ */
+int rmig_link_accepted(RMigLink *link, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* Instead of rmig_link_accept() */
 void rmig_link_refuse(RMigLink *link);
 /* Whether both links come from the same host (the ports may differ) */
 bool rmig_link_same_peer(const RMigLink *a, const RMigLink *b);

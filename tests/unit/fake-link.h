@@ -39,7 +39,8 @@ struct RMigLink {
     uint32_t granted;
     uint64_t asked_pin_bytes;
     uint64_t granted_pin_bytes;
-    bool cannot_connect;
+    bool cannot_connect; /* passive side: the peer has left */
+    bool half_open;      /* the peer does not complete what was accepted */
     bool frozen;         /* nothing arrives or completes any more */
     bool break_settling; /* the last message fails */
     int64_t idle_deadline_us; /* of the wait that has woken up for nothing */
@@ -64,8 +65,11 @@ RMigLink *fake_link_new(void);
 void fake_link_oblige(RMigLink *link);
 /* The next link that resolving or listening gives; it becomes the caller's */
 void fake_link_offer(RMigLink *link);
-/* Links that were refused so far */
+/* Links that were refused so far, or were given a queue pair */
 extern unsigned fake_links_refused;
+extern unsigned fake_links_prepared;
+extern unsigned fake_listener_watches;
+extern bool fake_listener_ticks;
 /* The memory-lock limit that the program sees; at first there is none */
 extern uint64_t fake_memlock_bytes;
 
