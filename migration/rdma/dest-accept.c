@@ -9,18 +9,20 @@
  *
  * Anybody on the network can ask, as often as he likes, and need not go on
  * with it.  So a request is judged first by what costs nothing: its private
- * data, whether there is a place for it in this migration, and whether its host
- * has another one.  What passes is a candidate; it waits, and then is accepted
- * with a queue pair and message buffers of its own, ACCEPTING_MAX at a time: as
- * many as memory is set aside for, as the return path has its own later.  The
- * first whose peer completes the connection has it, and the others go.
+ * data, whether there is a place for it in this migration, and what else its
+ * host has asked for.  What passes is a candidate; it waits, and then is
+ * accepted with a queue pair and message buffers of its own, ACCEPTING_MAX at a
+ * time: as many as memory is set aside for, as the return path has its own
+ * later.  The first whose peer completes the connection has it.
  *
- * One that its peer does not complete has its place for RMIG_LINK_CONNECT_MS,
- * but only for HURRY_MS if another waits for it.  A host has one candidate: it
- * cannot fill the places alone, and a flood costs it no more of ours than two
- * queue pairs a second.  So a source whose host asks only once is let in
+ * One that its peer does not complete keeps its place for RMIG_LINK_CONNECT_MS,
+ * but only for HURRY_MS if another host waits for it.  Of each host one is
+ * accepted at a time and one waits (a source asks for its return path as soon
+ * as it holds the main connection complete, of which this side may hear later).
+ * So no host can fill the places alone, and a flood makes no more than four
+ * queue pairs a second.  A source whose host asks for nothing else is let in
  * within CANDIDATES_MAX / ACCEPTING_MAX * (HURRY_MS + a tick), 6 s, as long as
- * fewer than CANDIDATES_MAX other hosts ask at the same time.
+ * fewer than CANDIDATES_MAX - ACCEPTING_MAX other hosts ask at the same time.
  */
 #include "dest-priv.h"
 
@@ -105,21 +107,18 @@ void rmig_dest_drop_candidates(RMigDest *d)
 
 /* ---- requests ---- */
 
-static Candidate *same_host(RMigDest *d, const RMigLink *link)
+/* The candidate of @link's host that is being accepted, or that waits */
+static Candidate *same_host(RMigDest *d, const RMigLink *link, bool accepting)
 {
     for (GList *l = d->candidates.head; l; l = l->next) {
         Candidate *c = l->data;
 
-        if (rmig_link_same_peer(c->link, link)) {
+        if (is_accepting(c) == accepting &&
+            rmig_link_same_peer(c->link, link)) {
             return c;
         }
     }
     return NULL;
-}
-
-static bool is_late(const Candidate *c, int64_t after_ms)
-{
-    return g_get_monotonic_time() - c->since_us >= after_ms * 1000;
 }
 
 static GError *refusal(const char *why)
@@ -129,25 +128,18 @@ static GError *refusal(const char *why)
 }
 
 /* NULL: nothing speaks against it */
-static GError *judge(RMigDest *d, RMigLink *link)
+static GError *judge(RMigDest *d, const RMigLink *link)
 {
-    Candidate *other = same_host(d, link);
-
     if (d->main.link &&
         (d->back.link || !rmig_link_same_peer(d->main.link, link))) {
         return refusal("a migration comes in");
     }
-    if (other && !is_late(other, HURRY_MS)) {
-        return refusal("one from the same host is being made");
+    if (same_host(d, link, false) ||
+        (d->main.link && same_host(d, link, true))) {
+        return refusal("others from the same host are being made");
     }
-    if (!other && d->candidates.length == CANDIDATES_MAX) {
+    if (d->candidates.length == CANDIDATES_MAX) {
         return refusal("many others are being made");
-    }
-    if (other) {
-        drop(d, other, g_error_new(RMIG_LINK_ERROR, RMIG_LINK_ERROR_TIMEOUT,
-                                   "the peer asked for another RDMA "
-                                   "connection before it had completed this "
-                                   "one"));
     }
     return NULL;
 }
@@ -171,32 +163,13 @@ static void take_link(RMigDest *d, RMigLink *link,
     g_queue_push_tail(&d->candidates, c);
 }
 
-static void take_requests(RMigDest *d)
-{
-    for (unsigned i = 0; i < TAKE_MAX; i++) {
-        RMigWirePrivate asked = { 0 };
-        GError *why = NULL;
-        RMigLink *link =
-            rmig_listener_take(d->listener, d->main.link ? "return path" :
-                               "main connection", &d->config.waiter,
-                               d->shutdown, &asked, &why);
-
-        if (link) {
-            take_link(d, link, &asked);
-        } else if (why) {
-            note(d, why);
-        } else {
-            break;
-        }
-    }
-}
-
 /* ---- candidates ---- */
 
 /* On the main connection the source commands, on the return path we do */
 static bool start(RMigDest *d, Candidate *c, GError **err)
 {
-    if (!rmig_link_prepare(c->link, err)) {
+    if (!rmig_link_prepare(c->link, d->main.link ? "return path" :
+                           "main connection", err)) {
         return false;
     }
     /* Which takes the link, and frees it if it fails */
@@ -219,50 +192,98 @@ static bool start(RMigDest *d, Candidate *c, GError **err)
            rmig_listener_watch(d->listener, c->link, err);
 }
 
+static void start_or_drop(RMigDest *d, Candidate *c)
+{
+    GError *why = NULL;
+
+    if (start(d, c, &why)) {
+        return;
+    }
+    if (c->link) {
+        drop(d, c, why);
+        return;
+    }
+    note(d, why);
+    g_queue_remove(&d->candidates, c);
+    g_free(c->warning);
+    g_free(c);
+}
+
+/*
+ * The one that has waited the longest, of those that need not wait for another
+ * of their own host; NULL: none
+ */
+static Candidate *next_waiting(RMigDest *d)
+{
+    for (GList *l = d->candidates.head; l; l = l->next) {
+        Candidate *c = l->data;
+
+        if (!is_accepting(c) && !same_host(d, c->link, true)) {
+            return c;
+        }
+    }
+    return NULL;
+}
+
+static unsigned count_accepting(const RMigDest *d)
+{
+    unsigned n = 0;
+
+    for (GList *l = d->candidates.head; l; l = l->next) {
+        n += is_accepting(l->data);
+    }
+    return n;
+}
+
 static void start_waiting(RMigDest *d)
 {
-    unsigned accepting = 0;
-    GList *next;
+    Candidate *c;
 
-    for (GList *l = d->candidates.head; l; l = next) {
-        Candidate *c = l->data;
+    while (count_accepting(d) < ACCEPTING_MAX && (c = next_waiting(d))) {
+        start_or_drop(d, c);
+    }
+}
+
+static void take_requests(RMigDest *d)
+{
+    for (unsigned i = 0; i < TAKE_MAX; i++) {
+        RMigWirePrivate asked = { 0 };
         GError *why = NULL;
+        RMigLink *link =
+            rmig_listener_take(d->listener, "connection that is asked for",
+                               &d->config.waiter, d->shutdown, &asked, &why);
 
-        next = l->next;
-        if (is_accepting(c)) {
-            accepting++;
-        } else if (accepting == ACCEPTING_MAX) {
-            return;
-        } else if (start(d, c, &why)) {
-            accepting++;
-        } else if (c->link) {
-            drop(d, c, why);
-        } else {
+        if (link) {
+            take_link(d, link, &asked);
+            start_waiting(d);
+        } else if (why) {
             note(d, why);
-            g_queue_delete_link(&d->candidates, l);
-            g_free(c->warning);
-            g_free(c);
+        } else {
+            break;
         }
     }
 }
 
-/*
- * Those whose peer has left, or that have had their time.  The queue is in the
- * order in which they came: all that are being accepted, then all that wait.
- */
+static bool is_late(const Candidate *c, int64_t after_ms)
+{
+    return g_get_monotonic_time() - c->since_us >= after_ms * 1000;
+}
+
+/* Those whose peer has left, or that have had their time */
 static void drop_lost(RMigDest *d)
 {
-    bool wanted = d->candidates.length > ACCEPTING_MAX;
     GList *next;
 
     for (GList *l = d->candidates.head; l; l = next) {
         Candidate *c = l->data;
         GError *why = NULL;
+        int ret = rmig_link_accepted(c->link, &why);
+        bool wanted = count_accepting(d) == ACCEPTING_MAX && next_waiting(d);
 
         next = l->next;
-        if (rmig_link_accepted(c->link, &why) < 0) {
+        if (ret < 0) {
             drop(d, c, why);
-        } else if (is_accepting(c) && !rmig_link_is_up(c->link) &&
+        } else if (ret == 0 && is_accepting(c) &&
                    is_late(c, wanted ? HURRY_MS : RMIG_LINK_CONNECT_MS)) {
             drop(d, c, g_error_new(RMIG_LINK_ERROR, RMIG_LINK_ERROR_TIMEOUT,
                                    "timed out while waiting for the peer to "
@@ -271,10 +292,19 @@ static void drop_lost(RMigDest *d)
     }
 }
 
+/* Those for which there is no place any more */
 static void refuse_others(RMigDest *d)
 {
-    while (d->candidates.head) {
-        drop(d, d->candidates.head->data, refusal("a migration comes in"));
+    GList *next;
+
+    for (GList *l = d->candidates.head; l; l = next) {
+        Candidate *c = l->data;
+
+        next = l->next;
+        if (d->back.link || is_accepting(c) ||
+            !rmig_link_same_peer(d->main.link, c->link)) {
+            drop(d, c, refusal("a migration comes in"));
+        }
     }
 }
 
@@ -296,6 +326,7 @@ static RMigAccepted let_in(RMigDest *d, Candidate *c)
     g_free(c->warning);
     g_free(c);
     refuse_others(d);
+    start_waiting(d);
     rmig_dest_publish(d);
     return is_main ? RMIG_ACCEPTED_MAIN : RMIG_ACCEPTED_RETURN;
 }

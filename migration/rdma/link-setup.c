@@ -493,8 +493,9 @@ RMigLink *rmig_listener_take(RMigListener *listener, const char *name,
     return adopt_request(id, name, waiter, shutdown, err);
 }
 
-bool rmig_link_prepare(RMigLink *link, GError **err)
+bool rmig_link_prepare(RMigLink *link, const char *name, GError **err)
 {
+    link->name = name;
     return make_queue_pair(link, err);
 }
 
@@ -518,12 +519,12 @@ bool rmig_link_accept(RMigLink *link, const RMigWirePrivate *granted,
 
 int rmig_link_accepted(RMigLink *link, GError **err)
 {
-    int ret;
+    int ret = 1;
 
-    do {
+    while (ret > 0 && link->state != RMIG_LINK_UP) {
         ret = rmig_link_arm(link, err);
-    } while (ret > 0);
-    return ret == 0 && link->state == RMIG_LINK_UP ? 1 : ret;
+    }
+    return ret;
 }
 
 void rmig_link_refuse(RMigLink *link)

@@ -118,11 +118,12 @@ RMigLink *rmig_listener_take(RMigListener *listener, const char *name,
     G_GNUC_WARN_UNUSED_RESULT;
 /*
  * rmig_link_prepare: passive side: make the queue pair
+ * @name: takes the place of that which rmig_listener_take() was given
  *
  * The link is like that of rmig_link_resolve() then, ready for
  * rmig_link_accept(); after a failure it can still be refused.
  */
-bool rmig_link_prepare(RMigLink *link, GError **err)
+bool rmig_link_prepare(RMigLink *link, const char *name, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 /*
  * rmig_link_accept: passive side; does not wait for the peer's last step
@@ -134,9 +135,9 @@ bool rmig_link_accept(RMigLink *link, const RMigWirePrivate *granted,
 /*
  * rmig_link_accepted: whether the peer has completed the connection
  *
- * Returns 1 if so, 0 if not yet, -1 when it will not, or has left; then, and
- * only then, with @err.  Does not wait: if it is 0, rmig_link_fd() becomes
- * readable when it is worth another look.
+ * Returns 1 if so, whatever came of it since, 0 if not yet, -1 when it will
+ * not; then, and only then, with @err.  Does not wait: if it is 0,
+ * rmig_link_fd() becomes readable when it is worth another look.
  */
 int rmig_link_accepted(RMigLink *link, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;

@@ -175,8 +175,9 @@ RMigLink *rmig_listener_take(RMigListener *listener, const char *name,
 
 unsigned fake_links_prepared;
 
-bool rmig_link_prepare(RMigLink *link, GError **err)
+bool rmig_link_prepare(RMigLink *link, const char *name, GError **err)
 {
+    (void)name;
     (void)link;
     (void)err;
     fake_links_prepared++;

@@ -41,7 +41,7 @@ static void test_listen(void)
     g_assert_cmphex(asked.flags, ==, 1);
     g_assert_false(rmig_link_is_up(f.link));
     g_assert_cmpint(fake_rdma.qps + fake_rdma.pds + fake_rdma.cqs, ==, 0);
-    g_assert_true(rmig_link_prepare(f.link, NULL));
+    g_assert_true(rmig_link_prepare(f.link, "test", NULL));
     g_assert_true(rmig_listener_watch(listener, f.link, NULL));
     g_assert_true(rmig_link_accept(f.link, &ask_pin_all, NULL));
     g_assert_cmpint(rmig_link_accepted(f.link, NULL), ==, 0);
@@ -141,7 +141,7 @@ static void test_take_fails(void)
         f.link = rmig_listener_take(listener, "test", &waiter, f.shutdown,
                                     &asked, &err);
         if (f.link) {
-            g_assert_false(rmig_link_prepare(f.link, &err));
+            g_assert_false(rmig_link_prepare(f.link, "test", &err));
             rmig_link_refuse(f.link);
         }
         if (strstr(err->message, cases[i].needle) == NULL) {
@@ -168,7 +168,7 @@ static void test_accept_fails(void)
     fake_rdma_request(good, sizeof(good));
     f.link = rmig_listener_take(listener, "test", &waiter, f.shutdown, &asked,
                                 NULL);
-    g_assert_true(rmig_link_prepare(f.link, NULL));
+    g_assert_true(rmig_link_prepare(f.link, "test", NULL));
     g_assert_true(rmig_link_accept(f.link, &ask_nothing, NULL));
     disconnected();
     g_assert_cmpint(rmig_link_accepted(f.link, &err), ==, -1);

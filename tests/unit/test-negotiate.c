@@ -213,7 +213,7 @@ static void accept_with(uint32_t flags, const uint8_t *expected, size_t bytes)
     fake_rdma_request(all, sizeof(all));
     f.link = rmig_listener_take(listener, "test", &waiter, f.shutdown, &asked,
                                 NULL);
-    g_assert_true(rmig_link_prepare(f.link, NULL));
+    g_assert_true(rmig_link_prepare(f.link, "test", NULL));
     g_assert_true(rmig_link_accept(f.link, &granted, NULL));
     check_said(expected, bytes);
     rmig_listener_free(listener);

@@ -293,7 +293,6 @@ RMigAccepted serve_accept(Serve *s, GError **err)
     struct pollfd pfd = {
         .fd = rmig_dest_listen_fd(s->dest), .events = POLLIN,
     };
-
     GError *local = NULL;
     RMigAccepted accepted;
 
@@ -301,7 +300,9 @@ RMigAccepted serve_accept(Serve *s, GError **err)
         g_assert_cmpint(poll(&pfd, 1, WAIT_MS), ==, 1);
         accepted = rmig_dest_accept(s->dest, &local);
     } while (accepted == RMIG_ACCEPTED_NOTHING && !local);
-    g_propagate_error(err, local);
+    if (local) {
+        g_propagate_error(err, local);
+    }
     return accepted;
 }
 
