@@ -80,6 +80,16 @@ typedef enum RMigStall {
     RMIG_STALLS
 } RMigStall;
 
+/* What a side waits for at the end of a migration, perhaps for long */
+typedef enum RMigWait {
+    RMIG_WAIT_NONE,
+    RMIG_WAIT_ARRIVAL,  /* source: the last message to arrive */
+    RMIG_WAIT_LOAD,     /* source: the destination to load what it has got */
+    RMIG_WAIT_STARTED,  /* source: it to confirm that it has the guest */
+    RMIG_WAIT_REPORT,   /* source: its final report on the return path */
+    RMIG_WAIT_GO_AHEAD, /* dest, loaded: the source to hand the guest over */
+} RMigWait;
+
 /*
  * What one side of a migration did so far, and how it stands; all counted since
  * it was created.  Times are in ns.
@@ -113,11 +123,13 @@ typedef struct RMigCounters {
     uint64_t zero_runs;      /* records of COMPRESS */
     uint64_t control_bytes;  /* of messages, without the stream's bytes */
     uint64_t control_messages; /* sent */
+    RMigWait waiting; /* for the other side, at the end */
 } RMigCounters;
 
 /* Bits of RMigCounters.extensions; docs/rdma.txt, "Versions and flags" */
 #define RMIG_EXTENSION_BATCH (1u << 1)
 #define RMIG_EXTENSION_BUDGET (1u << 2)
+#define RMIG_EXTENSION_HANDOVER (1u << 5)
 
 /*
  * A byte stream, in the direction that its place in the protocol gives it.
@@ -267,14 +279,51 @@ bool rmig_source_finish(RMigSource *source, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 
 /*
- * rmig_source_end: the stream is complete: flush it and see it arrive
+ * The end, docs/rdma.txt, "The end".  All of it may wait for
+ * long, as the destination may take its time; rmig_source_shutdown() ends each
+ * wait, and so does what happens to the connection.
  *
- * From here on the return path, if there is one, must bring something within
- * RMIG_CONTROL_TIMEOUT_MS, or reading it fails: all that the destination still
- * has to do is to load the last message.
+ * rmig_source_end: the stream is complete: flush it, and see it arrive or the
+ * destination leave in order.  What is not known to have arrived is a failure.
  */
 bool rmig_source_end(RMigSource *source, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * Whether the guest is handed over in the two steps below; without them a
+ * destination starts it when it sees fit
+ */
+bool rmig_source_hands_over(const RMigSource *source);
+/*
+ * rmig_source_wait_loaded: the destination has loaded everything, and waits
+ * @starts: whether it starts the guest by itself after rmig_source_start()
+ */
+bool rmig_source_wait_loaded(RMigSource *source, bool *starts, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_source_commit: the last moment at which everything can be called off
+ *
+ * False if it has been shut down.  From here on a return path that breaks
+ * leaves the main connection alone.  Does not wait.
+ */
+bool rmig_source_commit(RMigSource *source, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_source_start: give the guest away, after rmig_source_commit()
+ *
+ * True: the destination has it.  False: nobody knows; if it starts the guest by
+ * itself, the guest must not run here any more unless a user says so.  The
+ * return path, if there is one, must bring something within RMIG_REPORT_MS
+ * afterwards, or reading it fails.
+ */
+bool rmig_source_start(RMigSource *source, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* How long a destination that has the guest may take for a last report */
+#define RMIG_REPORT_MS 5000
+/*
+ * Any thread: the return path cannot be used any more, which ends all waits
+ * like rmig_source_shutdown(), but not once the guest is being given away
+ */
+void rmig_source_return_failed(RMigSource *source);
 
 /* Any thread, until rmig_source_free() */
 void rmig_source_counters(RMigSource *source, RMigCounters *counters);
@@ -375,6 +424,33 @@ void rmig_dest_hint_block(RMigDest *dest, uint64_t offset,
  * commands until it goes back to the stream
  */
 bool rmig_dest_handle(RMigDest *dest, GError **err) G_GNUC_WARN_UNUSED_RESULT;
+
+/*
+ * The end, docs/rdma.txt, "The end"
+ *
+ * Whether the source hands the guest over; else rmig_dest_may_start() has to do
+ */
+bool rmig_dest_hands_over(const RMigDest *dest);
+/*
+ * rmig_dest_hand_over: everything is loaded: tell the source, and wait until it
+ * gives the guest away, for as long as it likes
+ * @starts: whether the guest runs when this has returned, without anybody else
+ *     doing anything
+ *
+ * True: the guest belongs to this side, whatever becomes of the connection.
+ * False: the migration has failed, and the guest must not start.
+ */
+bool rmig_dest_hand_over(RMigDest *dest, bool starts, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_dest_may_start: whether the source, one that does not hand over, is
+ * still there and has not given up
+ *
+ * Asks its NIC if there is a return path, and waits for the answer; without one
+ * a source may have left, but not given up.
+ */
+bool rmig_dest_may_start(RMigDest *dest, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
 
 /*
  * rmig_dest_revoke: the guest is about to run: from here on the source cannot

@@ -186,6 +186,9 @@ static bool start(RMigDest *d, Candidate *c, GError **err)
         if (c->granted.flags & RMIG_WIRE_FLAG_BATCH) {
             rmig_control_set_pipelined(c->conn.control);
         }
+        if (c->granted.flags & RMIG_WIRE_FLAG_HANDOVER) {
+            rmig_control_set_hands_over(c->conn.control);
+        }
     }
     c->since_us = g_get_monotonic_time();
     return rmig_link_accept(c->link, &c->granted, err) &&

@@ -4,8 +4,9 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Shared by dest.c (a migration from listening to closing), dest-accept.c (who
- * is let in) and dest-serve.c (the source's commands), and by nobody else.  All
- * of it is used by one thread at a time, but for @shown.
+ * is let in), dest-serve.c (the source's commands) and dest-end.c (the last of
+ * them), and by nobody else.  All of it is used by one thread at a time, but
+ * for @shown.
  */
 #ifndef RMIG_DEST_PRIV_H
 #define RMIG_DEST_PRIV_H
@@ -41,6 +42,7 @@ struct RMigDest {
     uint64_t chunks_refused; /* for want of room, without being tried */
     uint64_t chunks_released;
     uint64_t zero_runs;
+    RMigWait waiting;
     GMutex lock;
     RMigCounters shown; /* under @lock: for other threads */
 };

@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "dest-priv.h"
+#include "log.h"
 
 /* Memory that one job clears */
 #define ZERO_JOB_BYTES (UINT64_C(32) << 20)
@@ -561,7 +562,10 @@ static bool handle_command(RMigDest *d, const RMigWireMessage *msg,
     case RMIG_WIRE_COMPRESS:
         return handle_zero_runs(d, msg, err);
     default:
-        g_assert_not_reached(); /* the control channel's table is wrong */
+        g_set_error(err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PROTOCOL,
+                    "the source sent %s in the middle of a round",
+                    rmig_wire_type_name(msg->type));
+        return false;
     }
 }
 
@@ -580,8 +584,8 @@ bool rmig_dest_handle(RMigDest *d, GError **err)
             handle_command(d, &msg, &local)) {
             finished = msg.type == RMIG_WIRE_REGISTER_FINISHED;
             rmig_dest_publish(d);
-            if (!rmig_control_release(d->main.control, &local)) {
-                finished = false;
+            if (!rmig_control_release(d->main.control, NULL)) {
+                RMIG_LOG("the last command of a connection that has broken");
             }
         }
     }

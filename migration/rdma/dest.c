@@ -3,9 +3,9 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Job: rmig_dest_*() of migration/rdma-transport.h: listening, the streams, the
- * end.  Who is let in is in dest-accept.c, the source's commands are in
- * dest-serve.c.
+ * Job: rmig_dest_*() of migration/rdma-transport.h: listening, the streams,
+ * leaving.  Who is let in is in dest-accept.c, the source's commands are in
+ * dest-serve.c, but for those of the end, which is in dest-end.c.
  * Callers: the face.
  * Thread: one at a time; in QEMU the main loop's incoming coroutine.
  */
@@ -156,7 +156,7 @@ void rmig_dest_revoke(RMigDest *d)
 
 void rmig_dest_publish(RMigDest *d)
 {
-    RMigCounters now = { .pin_limit = d->pin_limit };
+    RMigCounters now = { .pin_limit = d->pin_limit, .waiting = d->waiting };
 
     if (d->main.link) {
         g_strlcpy(now.device, rmig_link_device_name(d->main.link),
@@ -165,7 +165,8 @@ void rmig_dest_publish(RMigDest *d)
         now.control_messages = rmig_control_sent_messages(d->main.control);
     }
     now.extensions = d->granted & (RMIG_WIRE_FLAG_BATCH |
-                                   RMIG_WIRE_FLAG_BUDGET);
+                                   RMIG_WIRE_FLAG_BUDGET |
+                                   RMIG_WIRE_FLAG_HANDOVER);
     now.pins_all = d->granted & RMIG_WIRE_FLAG_PIN_ALL;
     now.pinned_peak = rmig_mr_pinned_peak_bytes();
     now.chunks_registered = d->table.chunks_registered;
@@ -199,7 +200,13 @@ void rmig_dest_close(RMigDest *d, bool failed)
         return;
     }
     rmig_dest_publish(d);
-    rmig_conn_disconnect(&d->back, failed);
+    /*
+     * The report on the return path may need its time to arrive, and the guest
+     * runs by now: that is for the reaper to wait for
+     */
+    if (failed) {
+        rmig_conn_disconnect(&d->back, failed);
+    }
     rmig_conn_disconnect(&d->main, failed);
     /* The queue pairs are gone, and then the workers: nobody uses the memory */
     g_clear_pointer(&d->jobs, rmig_jobs_free);

@@ -28,7 +28,7 @@ typedef enum RMigLinkState {
 struct RMigLink {
     const char *name; /* for messages; a literal */
     RMigWaiter waiter;
-    RMigShutdown *shutdown; /* not owned */
+    RMigShutdown *shutdown; /* shared with the migration's other links */
     RMigLinkState state;
     GError *error; /* the first fatal one */
     struct rdma_event_channel *channel;

@@ -42,15 +42,27 @@ typedef struct RMigLink RMigLink;
 typedef struct RMigListener RMigListener;
 
 /*
- * One for all links of a migration, outlives them: once triggered, every wait
- * of theirs, now and later, ends at once with RMIG_LINK_ERROR_SHUTDOWN.  A link
- * that breaks triggers it, too; the others then say which one and why.
+ * One for all links of a migration, kept alive by each: once triggered, every
+ * wait of theirs, now and later, ends at once with RMIG_LINK_ERROR_SHUTDOWN.  A
+ * link that breaks triggers it, too; the others then say which one and why.
  */
 typedef struct RMigShutdown RMigShutdown;
 RMigShutdown *rmig_shutdown_new(GError **err) G_GNUC_WARN_UNUSED_RESULT;
 void rmig_shutdown_free(RMigShutdown *shutdown);
 void rmig_shutdown_trigger(RMigShutdown *shutdown);
 bool rmig_shutdown_triggered(const RMigShutdown *shutdown);
+/*
+ * rmig_shutdown_because: a part of the migration broke, as a link may do by
+ * itself: likewise, with @reason, unless rmig_shutdown_part() came first
+ */
+void rmig_shutdown_because(RMigShutdown *shutdown, const char *reason);
+/*
+ * rmig_shutdown_part: from now on a part that breaks leaves the others alone
+ *
+ * False with the reason if they have been shut down already.
+ */
+bool rmig_shutdown_part(RMigShutdown *shutdown, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
 
 #define RMIG_LINK_ERROR rmig_link_error_quark()
 GQuark rmig_link_error_quark(void);
@@ -223,7 +235,28 @@ bool rmig_link_check(const RMigLink *link, GError **err)
  * rmig_link_step().
  */
 bool rmig_link_settle(RMigLink *link, int64_t timeout_ms, GError **err);
-/* The queue pair leaves RTS: the peer cannot write here any more */
+/*
+ * rmig_link_drain: wait until everything posted has been acknowledged
+ * @timeout_ms: until the link fails; RMIG_LINK_HEARTBEAT_MS is more than the
+ *     device takes to deliver a request or to give it up
+ * @what: as of rmig_link_step(), which it waits by
+ */
+bool rmig_link_drain(RMigLink *link, int64_t timeout_ms, const char *what,
+                     GError **err) G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_link_ask: whether the peer is there now: a heartbeat, and its
+ * acknowledgement
+ *
+ * Waits by rmig_link_step(), about RMIG_LINK_HEARTBEAT_MS at most.  A peer that
+ * gave up or left before it was asked is found out as well.
+ */
+bool rmig_link_ask(RMigLink *link, GError **err) G_GNUC_WARN_UNUSED_RESULT;
+/* Take what has happened, without waiting; false if that ended the link */
+bool rmig_link_look(RMigLink *link, GError **err) G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * The queue pair leaves RTS, or goes if it cannot: the peer cannot write here
+ * any more, and nothing can be sent
+ */
 void rmig_link_revoke(RMigLink *link);
 /*
  * rmig_link_disconnect: leave, and destroy the queue pair

@@ -7,6 +7,7 @@
  */
 #include <string.h>
 
+#include "log.h"
 #include "stream.h"
 
 void rmig_stream_init(RMigStream *s, RMigControl *control)
@@ -139,8 +140,8 @@ ssize_t rmig_stream_read(RMigStream *s, void *buf, size_t size, bool wait,
     memcpy(buf, s->data, part);
     s->data += part;
     s->left -= part;
-    if (s->left == 0 && !rmig_control_release(s->control, err)) {
-        return -1;
+    if (s->left == 0 && !rmig_control_release(s->control, NULL)) {
+        RMIG_LOG("the last bytes of a connection that has broken");
     }
     return part;
 }

@@ -159,21 +159,24 @@ uint32_t rmig_verbs_qp_num(const RMigVerbs *v)
 
 void rmig_verbs_destroy_qp(RMigVerbs *v)
 {
-    if (v->qp && ibv_destroy_qp(v->qp) != 0) {
-        g_warning("destroying a queue pair failed: %s", error_text(errno));
+    int ret = v->qp ? ibv_destroy_qp(v->qp) : 0;
+
+    if (ret != 0) {
+        g_warning("destroying a queue pair failed: %s", error_text(ret));
     }
     v->qp = NULL;
 }
 
-void rmig_verbs_revoke(RMigVerbs *v)
+bool rmig_verbs_revoke(RMigVerbs *v)
 {
     struct ibv_qp_attr attr = { .qp_state = IBV_QPS_ERR };
+    int ret = v->qp ? ibv_modify_qp(v->qp, &attr, IBV_QP_STATE) : 0;
 
-    /* Its only failure is a queue pair that is already beyond use */
-    if (v->qp && ibv_modify_qp(v->qp, &attr, IBV_QP_STATE) != 0) {
+    if (ret != 0) {
         RMIG_LOG("the queue pair could not be moved to ERR: %s",
-                 error_text(errno));
+                 error_text(ret));
     }
+    return ret == 0;
 }
 
 void rmig_verbs_free(RMigVerbs *v)
@@ -297,6 +300,16 @@ void rmig_mr_reset_peak(void)
     pinned_peak = pinned_bytes;
 }
 
+/* It may have been destroyed to revoke the peer's access */
+static bool has_qp(const RMigVerbs *v, const RMigWork *work, GError **err)
+{
+    if (!v->qp) {
+        g_set_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED,
+                    "posting a %s failed: the queue pair is gone", work->what);
+    }
+    return v->qp;
+}
+
 /* Account first, post, and take the account back if the post is refused */
 static bool post_to_send_queue(RMigVerbs *v, struct ibv_send_wr *wr,
                                RMigWork *work, GError **err)
@@ -306,7 +319,10 @@ static bool post_to_send_queue(RMigVerbs *v, struct ibv_send_wr *wr,
     struct ibv_send_wr *bad;
     int ret;
 
-    g_assert(v->qp && v->send_used < v->send_slots);
+    if (!has_qp(v, work, err)) {
+        return false;
+    }
+    g_assert(v->send_used < v->send_slots);
     v->send_used++;
     v->unsignalled++;
     if (signalled) {
@@ -350,7 +366,10 @@ bool rmig_verbs_post_writes(RMigVerbs *v, RMigWork *work,
     int ret;
 
     g_assert(n > 0 && n <= RMIG_VERBS_CHAIN);
-    g_assert(v->qp && v->send_used + n <= v->send_slots);
+    if (!has_qp(v, work, err)) {
+        return false;
+    }
+    g_assert(v->send_used + n <= v->send_slots);
     for (unsigned i = 0; i < n; i++) {
         sge[i] = (struct ibv_sge) {
             .addr = (uintptr_t)writes[i].addr, .length = writes[i].bytes,
@@ -404,6 +423,9 @@ bool rmig_verbs_post_recv(RMigVerbs *v, RMigWork *work, RMigMr *mr,
     int ret;
 
     work->slots = 0;
+    if (!has_qp(v, work, err)) {
+        return false;
+    }
     ret = ibv_post_recv(v->qp, &wr, &bad);
     if (ret != 0) {
         set_errno_error(err, ret, "posting a %s failed", work->what);

@@ -69,6 +69,11 @@ static const TypeRule type_rules[RMIG_WIRE_TYPES] = {
         RECORDS("UNREGISTER_REQUEST", RMIG_WIRE_REGISTER_BYTES,
                 RMIG_WIRE_RECORDS_MAX, true),
     [RMIG_WIRE_UNREGISTER_FINISHED] = EMPTY("UNREGISTER_FINISHED"),
+    [RMIG_WIRE_LOAD_REQUEST] = EMPTY("LOAD_REQUEST"),
+    [RMIG_WIRE_LOADED] =
+        RECORDS("LOADED", RMIG_WIRE_LOADED_BYTES, 1, false),
+    [RMIG_WIRE_START] = EMPTY("START"),
+    [RMIG_WIRE_STARTED] = EMPTY("STARTED"),
 };
 
 #undef EMPTY
@@ -186,6 +191,14 @@ void rmig_wire_zero_run_pack(uint8_t *buf, const RMigWireZeroRun *run)
     g_assert(p == buf + RMIG_WIRE_ZERO_RUN_BYTES);
 }
 
+void rmig_wire_loaded_pack(uint8_t *buf, uint32_t flags)
+{
+    uint8_t *p = buf;
+
+    put32(&p, flags);
+    g_assert(p == buf + RMIG_WIRE_LOADED_BYTES);
+}
+
 /* Asking for a record that the message does not have is a bug of ours */
 static const uint8_t *record_at(const RMigWireMessage *msg, uint32_t i)
 {
@@ -239,6 +252,14 @@ void rmig_wire_zero_run_unpack(const RMigWireMessage *msg, uint32_t i,
     run->block = get32(&p);
     run->offset = get64(&p);
     run->length = get64(&p);
+}
+
+uint32_t rmig_wire_loaded_unpack(const RMigWireMessage *msg)
+{
+    const uint8_t *p = record_at(msg, 0);
+
+    g_assert(msg->type == RMIG_WIRE_LOADED);
+    return get32(&p);
 }
 
 /* @p: behind the first RMIG_WIRE_PRIVATE_BYTES of @bytes */

@@ -6,7 +6,7 @@
  * Each step of a wait lets the next thing of the script happen.  When nothing
  * is left, requests on the send queue complete; when none is left either, the
  * wait wakes up once for nothing and then times out, and one without a deadline
- * fails the test.
+ * fails the test, unless that expects it (patience).
  */
 #ifndef FAKE_LINK_H
 #define FAKE_LINK_H
@@ -44,6 +44,10 @@ struct RMigLink {
     bool frozen;         /* nothing arrives or completes any more */
     bool break_settling; /* the last message fails */
     int64_t idle_deadline_us; /* of the wait that has woken up for nothing */
+    /* A wait without a deadline, and nothing is left: something must happen */
+    void (*patience)(RMigLink *link);
+    bool no_answer;   /* rmig_link_ask() finds nobody */
+    unsigned asks;
     bool up;
     unsigned host; /* a number for the host that the peer is on */
     RMigShutdown *shutdown;

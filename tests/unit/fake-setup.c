@@ -28,6 +28,7 @@ static GQueue offered = G_QUEUE_INIT;
 
 struct RMigShutdown {
     bool triggered;
+    bool parted;
 };
 
 struct RMigListener {
@@ -53,6 +54,22 @@ void rmig_shutdown_free(RMigShutdown *shutdown)
 void rmig_shutdown_trigger(RMigShutdown *shutdown)
 {
     shutdown->triggered = true;
+}
+
+void rmig_shutdown_because(RMigShutdown *shutdown, const char *reason)
+{
+    (void)reason;
+    shutdown->triggered |= !shutdown->parted;
+}
+
+bool rmig_shutdown_part(RMigShutdown *shutdown, GError **err)
+{
+    shutdown->parted |= !shutdown->triggered;
+    if (shutdown->triggered) {
+        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_SHUTDOWN,
+                    "the connection was shut down");
+    }
+    return !shutdown->triggered;
 }
 
 bool rmig_shutdown_triggered(const RMigShutdown *shutdown)

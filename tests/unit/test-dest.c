@@ -91,7 +91,8 @@ static void test_unknown_flags(void)
     setup(&f);
     accept_main(&f, 0xfffffffe);
     g_assert_cmphex(f.link->granted, ==,
-                    RMIG_WIRE_FLAG_BATCH | RMIG_WIRE_FLAG_BUDGET);
+                    RMIG_WIRE_FLAG_BATCH | RMIG_WIRE_FLAG_BUDGET |
+                    RMIG_WIRE_FLAG_HANDOVER);
     teardown(&f);
 }
 

@@ -16,7 +16,7 @@
 static const uint8_t stock[196] = { 0, 0, 0, 1 };
 static const uint8_t batch[8] = { 0, 0, 0, 1, 0, 0, 0, 2 };
 static const uint8_t all[24] = {
-    0, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0,
+    0, 0, 0, 1, 0, 0, 0, 0x27, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0,
 };
 /* A later version's, with a longer record and a flag of its own */
 static const uint8_t later[40] = {

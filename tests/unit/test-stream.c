@@ -297,6 +297,25 @@ static void test_read_end(void)
     teardown(&f);
 }
 
+/*
+ * A queue pair that the peer's leaving has put into error may refuse receives:
+ * what has come is read all the same, and the error comes after it
+ */
+static void test_read_unpostable(void)
+{
+    g_autoptr(GError) err = NULL;
+    char buf[8];
+    Fixture f;
+
+    setup(&f, false);
+    script_data(&f, "last", 4);
+    f.link->verbs->fail_post = 1; /* READY is sent, its receive is not */
+    assert_reads(&f, 8, "last");
+    g_assert_cmpint(rmig_stream_read(&f.stream, buf, 8, true, &err), ==, -1);
+    g_assert_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED);
+    teardown(&f);
+}
+
 /* Not so when it gave up: then what is still unread is void, too */
 static void test_read_void(void)
 {
@@ -363,6 +382,7 @@ int main(int argc, char **argv)
     g_test_add_func("/stream/read/queued", test_read_queued);
     g_test_add_func("/stream/read/would-block", test_would_block);
     g_test_add_func("/stream/read/end", test_read_end);
+    g_test_add_func("/stream/read/unpostable", test_read_unpostable);
     g_test_add_func("/stream/read/void", test_read_void);
     g_test_add_func("/stream/read/fails", test_read_fails);
     return g_test_run();
