@@ -171,6 +171,17 @@ static ssize_t qio_channel_rdma_readv(QIOChannel *ioc, const struct iovec *iov,
     return total;
 }
 
+/*
+ * The destination's last report is written in the main loop, where the guest
+ * runs already: a source that is not ready for it must not stop that.  It is
+ * sent while the connection is closed, beside the main loop, if it cannot be
+ * sent at once.
+ */
+static bool must_not_wait(const QIOChannelRDMA *rioc)
+{
+    return rioc->dest && !qemu_in_coroutine();
+}
+
 /* The stream for writing, once the source has opened it if it is about to */
 static RMigStream *coroutine_mixed_fn wait_for_out_stream(QIOChannelRDMA *rioc)
 {
@@ -199,7 +210,10 @@ static ssize_t qio_channel_rdma_writev(QIOChannel *ioc,
         return -1;
     }
     for (size_t i = 0; i < niov; i++) {
-        if (!rmig_stream_write(stream, iov[i].iov_base, iov[i].iov_len,
+        if (must_not_wait(rioc) ?
+            !rmig_stream_write_now(stream, iov[i].iov_base, iov[i].iov_len,
+                                   &err) :
+            !rmig_stream_write(stream, iov[i].iov_base, iov[i].iov_len,
                                &err)) {
             stream_failed(rioc, errp, err);
             return -1;
@@ -226,7 +240,8 @@ static int qio_channel_rdma_flush(QIOChannel *ioc, Error **errp)
         return 0;
     }
     if (stream) {
-        ok = rmig_stream_flush(stream, &err);
+        ok = must_not_wait(rioc) ? rmig_stream_flush_now(stream, &err) :
+             rmig_stream_flush(stream, &err);
     }
     if (!ok) {
         stream_failed(rioc, errp, err);

@@ -155,6 +155,17 @@ bool rmig_stream_write(RMigStream *stream, const void *buf, size_t size,
 /* Send what has gathered */
 bool rmig_stream_flush(RMigStream *stream, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_stream_write_now, rmig_stream_flush_now: likewise, for a caller whose
+ * thread must not wait for the peer
+ *
+ * What cannot be appended is an error.  What cannot leave now does so with what
+ * comes later, or while the connection is closed.
+ */
+bool rmig_stream_write_now(RMigStream *stream, const void *buf, size_t size,
+                           GError **err) G_GNUC_WARN_UNUSED_RESULT;
+bool rmig_stream_flush_now(RMigStream *stream, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
 /* Whether rmig_stream_read() has bytes at hand */
 bool rmig_stream_has_data(const RMigStream *stream);
 /* Readable when something happens on the stream's connection */

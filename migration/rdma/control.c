@@ -542,6 +542,16 @@ bool rmig_control_may_command(const RMigControl *c)
            !c->composed[c->composing].busy;
 }
 
+bool rmig_control_may_compose(const RMigControl *c)
+{
+    return !c->composed[c->composing].busy;
+}
+
+bool rmig_control_may_send(const RMigControl *c, RMigWireType type)
+{
+    return has_credit(c, type) && rmig_control_may_compose(c);
+}
+
 bool rmig_control_wait_idle(RMigControl *c, GError **err)
 {
     g_assert(c->commands);

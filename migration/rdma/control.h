@@ -97,6 +97,12 @@ uint8_t *rmig_control_buffer(RMigControl *control, GError **err)
 /* Whether rmig_control_command() would not have to wait, whatever the type */
 bool rmig_control_may_command(const RMigControl *control);
 /*
+ * Whether rmig_control_buffer(), and a command of @type, would not have to
+ * wait, as far as is known: rmig_link_poll() makes it known
+ */
+bool rmig_control_may_compose(const RMigControl *control);
+bool rmig_control_may_send(const RMigControl *control, RMigWireType type);
+/*
  * rmig_control_command: wait for a credit, or all, then send a command
  * @len: bytes of data, composed in rmig_control_buffer()
  */
