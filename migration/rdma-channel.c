@@ -16,6 +16,7 @@
 #include "migration/misc.h"
 #include "migration.h"
 #include "qemu-file.h"
+#include "rdma.h"
 #include "rdma-channel.h"
 #include "rdma-info.h"
 #include "trace.h"
@@ -44,7 +45,18 @@ static void wait_readable(void *opaque, int fd)
     }
 }
 
-const RMigWaiter qio_channel_rdma_waiter = { .wait_readable = wait_readable };
+/* The main loop serves the monitor, timers, and other connections */
+static void coroutine_mixed_fn rest(void *opaque)
+{
+    if (qemu_in_coroutine()) {
+        aio_co_schedule(qemu_get_current_aio_context(), qemu_coroutine_self());
+        qemu_coroutine_yield();
+    }
+}
+
+const RMigWaiter qio_channel_rdma_waiter = {
+    .wait_readable = wait_readable, .rest = rest,
+};
 
 void qio_channel_rdma_error(Error **errp, GError *err)
 {
@@ -147,7 +159,7 @@ static ssize_t qio_channel_rdma_readv(QIOChannel *ioc, const struct iovec *iov,
                  * Without a return path it cannot end well; QEMU would look
                  * only when the destination has everything.
                  */
-                rmig_source_shutdown(rioc->source);
+                rmig_source_return_failed(rioc->source);
             }
             return -1;
         }
@@ -157,6 +169,17 @@ static ssize_t qio_channel_rdma_readv(QIOChannel *ioc, const struct iovec *iov,
         }
     }
     return total;
+}
+
+/*
+ * The destination's last report is written in the main loop, where the guest
+ * runs already: a source that is not ready for it must not stop that.  It is
+ * sent while the connection is closed, beside the main loop, if it cannot be
+ * sent at once.
+ */
+static bool must_not_wait(const QIOChannelRDMA *rioc)
+{
+    return rioc->dest && !qemu_in_coroutine();
 }
 
 /* The stream for writing, once the source has opened it if it is about to */
@@ -187,7 +210,10 @@ static ssize_t qio_channel_rdma_writev(QIOChannel *ioc,
         return -1;
     }
     for (size_t i = 0; i < niov; i++) {
-        if (!rmig_stream_write(stream, iov[i].iov_base, iov[i].iov_len,
+        if (must_not_wait(rioc) ?
+            !rmig_stream_write_now(stream, iov[i].iov_base, iov[i].iov_len,
+                                   &err) :
+            !rmig_stream_write(stream, iov[i].iov_base, iov[i].iov_len,
                                &err)) {
             stream_failed(rioc, errp, err);
             return -1;
@@ -197,7 +223,11 @@ static ssize_t qio_channel_rdma_writev(QIOChannel *ioc,
     return total;
 }
 
-/* qemu_fflush() ends here: what has gathered must leave now */
+/*
+ * qemu_fflush() ends here: what has gathered must leave now.  But behind RAM
+ * only what fills a message does: the rest waits for rdma_source_hand_over(),
+ * which can wait for the destination without the BQL.
+ */
 static int qio_channel_rdma_flush(QIOChannel *ioc, Error **errp)
 {
     QIOChannelRDMA *rioc = QIO_CHANNEL_RDMA(ioc);
@@ -205,13 +235,12 @@ static int qio_channel_rdma_flush(QIOChannel *ioc, Error **errp)
     GError *err = NULL;
     bool ok = true;
 
-    if (rioc->hold_flush) {
+    if (rioc->hold_flush || rioc->ram_is_over) {
         rioc->hold_flush = false;
         return 0;
     }
     if (stream) {
-        ok = rioc->source && rioc->ram_is_over ?
-             rmig_source_end(rioc->source, &err) :
+        ok = must_not_wait(rioc) ? rmig_stream_flush_now(stream, &err) :
              rmig_stream_flush(stream, &err);
     }
     if (!ok) {
@@ -230,7 +259,8 @@ static int qio_channel_rdma_set_blocking(QIOChannel *ioc, bool enabled,
 
 /*
  * Whether the migration did not end well, so that the peer should be told.  The
- * source closes after a bad return path while its state is still a good one.
+ * source closes after a bad return path while its state is still a good one;
+ * but one whose guest is gone has nothing to take back.
  */
 static bool has_failed(QIOChannelRDMA *rioc)
 {
@@ -238,6 +268,9 @@ static bool has_failed(QIOChannelRDMA *rioc)
     MigrationStatus state = rioc->source ? s->state :
         migration_incoming_get_current()->state;
 
+    if (rioc->source && rdma_guest_is_gone()) {
+        return false;
+    }
     return (rioc->source && migrate_has_error(s)) ||
            state == MIGRATION_STATUS_CANCELLING ||
            state == MIGRATION_STATUS_CANCELLED ||
@@ -251,12 +284,8 @@ static void close_dest(QIOChannelRDMA *rioc, bool failed)
     if (listen_fd >= 0) {
         qemu_set_fd_handler(listen_fd, NULL, NULL, NULL);
     }
-    if (rioc->accepting) {
-        /* Its coroutine wakes up, finds this, and comes back here */
-        rmig_dest_shutdown(rioc->dest);
-        return;
-    }
     rmig_dest_close(rioc->dest, failed);
+    qemu_co_enter_all(&rioc->return_ready, NULL);
 }
 
 static int qio_channel_rdma_close(QIOChannel *ioc, Error **errp)
@@ -277,15 +306,6 @@ static int qio_channel_rdma_close(QIOChannel *ioc, Error **errp)
         close_dest(rioc, failed);
     }
     return 0;
-}
-
-void coroutine_fn qio_channel_rdma_accepted(QIOChannelRDMA *rioc)
-{
-    rioc->accepting = false;
-    qemu_co_queue_restart_all(&rioc->return_ready);
-    if (rioc->closed) {
-        close_dest(rioc, true);
-    }
 }
 
 static int qio_channel_rdma_shutdown(QIOChannel *ioc, QIOChannelShutdown how,

@@ -24,7 +24,6 @@ struct QIOChannelRDMA {
     RMigDest *dest;
     bool nonblocking; /* of reading; a write always takes everything */
     bool closed;
-    bool accepting; /* dest: a coroutine is in rmig_dest_accept() */
     bool hold_flush; /* source: the next flush sends nothing yet */
     bool ram_is_over; /* source: only the device state is left to send */
     uint64_t accounted_bytes; /* source: of the core's, in mig_stats */
@@ -40,11 +39,6 @@ struct QIOChannelRDMA {
 extern const RMigWaiter qio_channel_rdma_waiter;
 
 QIOChannelRDMA *qio_channel_rdma_new(void);
-/*
- * Destination: the accepting coroutine has left rmig_dest_accept().  Writers
- * that waited for the return path go on; a close that came in between is done.
- */
-void coroutine_fn qio_channel_rdma_accepted(QIOChannelRDMA *rioc);
 /* The channel behind @f, or NULL if it is of another kind */
 QIOChannelRDMA *qio_channel_rdma_from_file(QEMUFile *f);
 /* Turn the core's error into QEMU's; frees @err */

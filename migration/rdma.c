@@ -317,6 +317,7 @@ void rdma_start_outgoing_migration(void *opaque, InetSocketAddress *addr,
     rioc->source = source;
     qio_channel_set_name(QIO_CHANNEL(rioc), "migration-rdma-outgoing");
     s->rdma_migration = true;
+    rdma_end_init();
     rdma_info_attach(rioc);
 
     f = qemu_file_new_output(QIO_CHANNEL(rioc));
@@ -439,34 +440,27 @@ static void start_incoming(QIOChannelRDMA *rioc)
     migration_fd_process_incoming(f);
 }
 
-static void coroutine_fn accept_co(void *opaque)
+/* Somebody asks for a connection, completes one, or is late with it */
+static void connection_asked(void *opaque)
 {
     QIOChannelRDMA *rioc = opaque;
     GError *err = NULL;
     RMigAccepted accepted = rmig_dest_accept(rioc->dest, &err);
 
-    trace_rdma_incoming_accepted(rioc, accepted);
     if (err) {
         warn_report("RDMA: %s", err->message);
         g_error_free(err);
     }
-    qio_channel_rdma_accepted(rioc);
-    if (accepted == RMIG_ACCEPTED_MAIN && !rioc->closed) {
+    object_ref(OBJECT(rioc));
+    if (accepted != RMIG_ACCEPTED_NOTHING) {
+        trace_rdma_incoming_accepted(rioc, accepted);
+    }
+    if (accepted == RMIG_ACCEPTED_MAIN) {
         start_incoming(rioc);
     }
+    /* Writers look whether the return path is there, or will never be */
+    qemu_co_enter_all(&rioc->return_ready, NULL);
     object_unref(OBJECT(rioc));
-}
-
-static void connection_asked(void *opaque)
-{
-    QIOChannelRDMA *rioc = opaque;
-
-    /* One at a time; the next request waits in the listener */
-    if (!rioc->accepting) {
-        rioc->accepting = true;
-        object_ref(OBJECT(rioc));
-        qemu_coroutine_enter(qemu_coroutine_create(accept_co, rioc));
-    }
 }
 
 static void incoming_cleanup(void *opaque)

@@ -35,6 +35,12 @@
  */
 typedef struct RMigWaiter {
     void (*wait_readable)(void *opaque, int fd);
+    /*
+     * Lets whatever else this thread has to do have its turn, and comes back.
+     * Called now and then while a peer leaves nothing to wait for.  NULL: it
+     * has nothing else to do.
+     */
+    void (*rest)(void *opaque);
     void *opaque;
 } RMigWaiter;
 
@@ -74,6 +80,16 @@ typedef enum RMigStall {
     RMIG_STALLS
 } RMigStall;
 
+/* What a side waits for at the end of a migration, perhaps for long */
+typedef enum RMigWait {
+    RMIG_WAIT_NONE,
+    RMIG_WAIT_ARRIVAL,  /* source: the last message to arrive */
+    RMIG_WAIT_LOAD,     /* source: the destination to load what it has got */
+    RMIG_WAIT_STARTED,  /* source: it to confirm that it has the guest */
+    RMIG_WAIT_REPORT,   /* source: its final report on the return path */
+    RMIG_WAIT_GO_AHEAD, /* dest, loaded: the source to hand the guest over */
+} RMigWait;
+
 /*
  * What one side of a migration did so far, and how it stands; all counted since
  * it was created.  Times are in ns.
@@ -108,11 +124,13 @@ typedef struct RMigCounters {
     uint64_t zero_runs;      /* records of COMPRESS */
     uint64_t control_bytes;  /* of messages, without the stream's bytes */
     uint64_t control_messages; /* sent */
+    RMigWait waiting; /* for the other side, at the end */
 } RMigCounters;
 
 /* Bits of RMigCounters.extensions; docs/rdma.txt, "Versions and flags" */
 #define RMIG_EXTENSION_BATCH (1u << 1)
 #define RMIG_EXTENSION_BUDGET (1u << 2)
+#define RMIG_EXTENSION_HANDOVER (1u << 5)
 
 /*
  * A byte stream, in the direction that its place in the protocol gives it.
@@ -137,6 +155,17 @@ bool rmig_stream_write(RMigStream *stream, const void *buf, size_t size,
                        GError **err) G_GNUC_WARN_UNUSED_RESULT;
 /* Send what has gathered */
 bool rmig_stream_flush(RMigStream *stream, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_stream_write_now, rmig_stream_flush_now: likewise, for a caller whose
+ * thread must not wait for the peer
+ *
+ * What cannot be appended is an error.  What cannot leave now does so with what
+ * comes later, or while the connection is closed.
+ */
+bool rmig_stream_write_now(RMigStream *stream, const void *buf, size_t size,
+                           GError **err) G_GNUC_WARN_UNUSED_RESULT;
+bool rmig_stream_flush_now(RMigStream *stream, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 /* Whether rmig_stream_read() has bytes at hand */
 bool rmig_stream_has_data(const RMigStream *stream);
@@ -262,14 +291,51 @@ bool rmig_source_finish(RMigSource *source, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 
 /*
- * rmig_source_end: the stream is complete: flush it and see it arrive
+ * The end, docs/rdma.txt, "The end".  All of it may wait for
+ * long, as the destination may take its time; rmig_source_shutdown() ends each
+ * wait, and so does what happens to the connection.
  *
- * From here on the return path, if there is one, must bring something within
- * RMIG_CONTROL_TIMEOUT_MS, or reading it fails: all that the destination still
- * has to do is to load the last message.
+ * rmig_source_end: the stream is complete: flush it, and see it arrive or the
+ * destination leave in order.  What is not known to have arrived is a failure.
  */
 bool rmig_source_end(RMigSource *source, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * Whether the guest is handed over in the two steps below; without them a
+ * destination starts it when it sees fit
+ */
+bool rmig_source_hands_over(const RMigSource *source);
+/*
+ * rmig_source_wait_loaded: the destination has loaded everything, and waits
+ * @starts: whether it starts the guest by itself after rmig_source_start()
+ */
+bool rmig_source_wait_loaded(RMigSource *source, bool *starts, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_source_commit: the last moment at which everything can be called off
+ *
+ * False if it has been shut down.  From here on a return path that breaks
+ * leaves the main connection alone.  Does not wait.
+ */
+bool rmig_source_commit(RMigSource *source, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_source_start: give the guest away, after rmig_source_commit()
+ *
+ * True: the destination has it.  False: nobody knows; if it starts the guest by
+ * itself, the guest must not run here any more unless a user says so.  The
+ * return path, if there is one, must bring something within RMIG_REPORT_MS
+ * afterwards, or reading it fails.
+ */
+bool rmig_source_start(RMigSource *source, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* How long a destination that has the guest may take for a last report */
+#define RMIG_REPORT_MS 5000
+/*
+ * Any thread: the return path cannot be used any more, which ends all waits
+ * like rmig_source_shutdown(), but not once the guest is being given away
+ */
+void rmig_source_return_failed(RMigSource *source);
 
 /* Any thread, until rmig_source_free() */
 void rmig_source_counters(RMigSource *source, RMigCounters *counters);
@@ -325,23 +391,24 @@ RMigDest *rmig_dest_new(const RMigDestConfig *config,
                         const struct sockaddr *addr, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 void rmig_dest_free(RMigDest *dest);
-/* Readable when a connection is asked for; -1 when not listening any more */
+/* Readable when rmig_dest_accept() is due; -1 when not listening any more */
 int rmig_dest_listen_fd(const RMigDest *dest);
 uint16_t rmig_dest_port(const RMigDest *dest);
 
 typedef enum RMigAccepted {
-    RMIG_ACCEPTED_NOTHING, /* nothing was there, or it was refused (@err) */
+    RMIG_ACCEPTED_NOTHING, /* nobody was let in yet; look again when readable */
     RMIG_ACCEPTED_MAIN,    /* the migration may start */
     RMIG_ACCEPTED_RETURN,  /* the return path is there */
 } RMigAccepted;
 
 /*
- * rmig_dest_accept: handle one connection request
+ * rmig_dest_accept: what there is to do when rmig_dest_listen_fd() is readable
  *
- * Waits at most 10 s for the peer to complete it.  The first is the main
- * connection, a second one from the same host the return path; any other is
- * refused.  @err says why a request was refused or failed; the listener lives
- * on.
+ * Does not wait.  The first peer that completes a connection has the main one,
+ * the next from the same host the return path; any other is refused.  @err says
+ * (only with RMIG_ACCEPTED_NOTHING) why requests were refused or came to
+ * nothing: once, then at most every 10 s with their number.  The listener
+ * lives on.
  */
 RMigAccepted rmig_dest_accept(RMigDest *dest, GError **err);
 /* Stop listening; called by free as well */
@@ -351,7 +418,7 @@ void rmig_dest_stop_listening(RMigDest *dest);
 RMigStream *rmig_dest_stream(RMigDest *dest);
 /* The return path, for writing; NULL while there is none */
 RMigStream *rmig_dest_return_stream(RMigDest *dest);
-/* Whether a return path is being accepted right now */
+/* Whether a return path is being made right now */
 bool rmig_dest_return_pending(const RMigDest *dest);
 
 /* The stream named @name as its next RAM block */
@@ -369,6 +436,33 @@ void rmig_dest_hint_block(RMigDest *dest, uint64_t offset,
  * commands until it goes back to the stream
  */
 bool rmig_dest_handle(RMigDest *dest, GError **err) G_GNUC_WARN_UNUSED_RESULT;
+
+/*
+ * The end, docs/rdma.txt, "The end"
+ *
+ * Whether the source hands the guest over; else rmig_dest_may_start() has to do
+ */
+bool rmig_dest_hands_over(const RMigDest *dest);
+/*
+ * rmig_dest_hand_over: everything is loaded: tell the source, and wait until it
+ * gives the guest away, for as long as it likes
+ * @starts: whether the guest runs when this has returned, without anybody else
+ *     doing anything
+ *
+ * True: the guest belongs to this side, whatever becomes of the connection.
+ * False: the migration has failed, and the guest must not start.
+ */
+bool rmig_dest_hand_over(RMigDest *dest, bool starts, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_dest_may_start: whether the source, one that does not hand over, is
+ * still there and has not given up
+ *
+ * Asks its NIC if there is a return path, and waits for the answer; without one
+ * a source may have left, but not given up.
+ */
+bool rmig_dest_may_start(RMigDest *dest, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
 
 /*
  * rmig_dest_revoke: the guest is about to run: from here on the source cannot

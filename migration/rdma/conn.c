@@ -12,8 +12,12 @@
 #include "conn.h"
 #include "log.h"
 
-/* How long the peer's NIC may take to acknowledge our last words */
-#define SETTLE_MS 3000
+/*
+ * How long the peer's NIC may take to acknowledge our last words.  After a
+ * success: all that the device needs to deliver them or to give them up.  After
+ * a failure they are a courtesy, and a guest may be waiting to go on.
+ */
+#define SETTLE_MS RMIG_LINK_HEARTBEAT_MS
 #define FAILED_SETTLE_MS 300
 
 static void poll_wait(void *opaque, int fd)

@@ -62,12 +62,13 @@ static const char *const state_names[RMIG_CONTROL_STATES] = {
 };
 
 #define BIT(type) (1u << (type))
+#define HANDOVER (BIT(RMIG_WIRE_LOAD_REQUEST) | BIT(RMIG_WIRE_START))
 #define COMMANDS (BIT(RMIG_WIRE_QEMU_FILE) | \
                   BIT(RMIG_WIRE_RAM_BLOCKS_REQUEST) | \
                   BIT(RMIG_WIRE_COMPRESS) | \
                   BIT(RMIG_WIRE_REGISTER_REQUEST) | \
                   BIT(RMIG_WIRE_REGISTER_FINISHED) | \
-                  BIT(RMIG_WIRE_UNREGISTER_REQUEST))
+                  BIT(RMIG_WIRE_UNREGISTER_REQUEST) | HANDOVER)
 
 /*
  * READY for the next command is said as soon as one of these is in hand, and if
@@ -94,7 +95,9 @@ static const uint32_t may_arrive[2][RMIG_CONTROL_STATES] = {
         [RMIG_CONTROL_PARTLY] = BIT(RMIG_WIRE_READY),
         [RMIG_CONTROL_WAITING] = BIT(RMIG_WIRE_RAM_BLOCKS_RESULT) |
                                  BIT(RMIG_WIRE_REGISTER_RESULT) |
-                                 BIT(RMIG_WIRE_UNREGISTER_FINISHED),
+                                 BIT(RMIG_WIRE_UNREGISTER_FINISHED) |
+                                 BIT(RMIG_WIRE_LOADED) |
+                                 BIT(RMIG_WIRE_STARTED),
     },
 };
 
@@ -113,6 +116,7 @@ typedef struct RMigTaken {
 struct RMigControl {
     RMigLink *link;
     bool commands;
+    bool hands_over; /* agreed on with the peer */
     RMigControlState state;
     unsigned window;     /* commands that may be under way at a time */
     unsigned credits;    /* how many more may be sent now */
@@ -158,6 +162,10 @@ static RMigWireType answer_to(RMigWireType type)
         return RMIG_WIRE_REGISTER_RESULT;
     case RMIG_WIRE_UNREGISTER_REQUEST:
         return RMIG_WIRE_UNREGISTER_FINISHED;
+    case RMIG_WIRE_LOAD_REQUEST:
+        return RMIG_WIRE_LOADED;
+    case RMIG_WIRE_START:
+        return RMIG_WIRE_STARTED;
     default:
         return RMIG_WIRE_NONE;
     }
@@ -203,6 +211,9 @@ static bool is_legal(const RMigControl *c, RMigWireType type)
 {
     uint32_t legal = may_arrive[c->commands][c->state];
 
+    if (!c->hands_over) {
+        legal &= ~HANDOVER;
+    }
     if (c->state == RMIG_CONTROL_WAITING) {
         legal &= BIT(c->answer);
     }
@@ -450,6 +461,12 @@ void rmig_control_set_pipelined(RMigControl *c)
     c->credits *= WINDOW_MAX;
 }
 
+void rmig_control_set_hands_over(RMigControl *c)
+{
+    g_assert(c->last == RMIG_WIRE_NONE);
+    c->hands_over = true;
+}
+
 /*
  * Like rmig_link_poll(), but patient.  While messages flow, the next one comes
  * sooner than a thread goes to sleep and wakes up, and what that takes the link
@@ -478,7 +495,8 @@ static bool step(RMigControl *c, int64_t deadline_us, const char *what,
 
 static int64_t deadline_after(int64_t timeout_ms)
 {
-    return g_get_monotonic_time() + timeout_ms * 1000;
+    return timeout_ms == RMIG_CONTROL_NO_DEADLINE ? 0 :
+           g_get_monotonic_time() + timeout_ms * 1000;
 }
 
 static bool wait_for_slot(RMigControl *c, RMigSlot *slot, int64_t timeout_ms,
@@ -524,12 +542,34 @@ bool rmig_control_may_command(const RMigControl *c)
            !c->composed[c->composing].busy;
 }
 
+bool rmig_control_may_compose(const RMigControl *c)
+{
+    return !c->composed[c->composing].busy;
+}
+
+bool rmig_control_may_send(const RMigControl *c, RMigWireType type)
+{
+    return has_credit(c, type) && rmig_control_may_compose(c);
+}
+
+bool rmig_control_wait_idle(RMigControl *c, GError **err)
+{
+    g_assert(c->commands);
+    while (!rmig_control_may_command(c)) {
+        if (!step(c, 0, "the peer to say READY", err)) {
+            return false;
+        }
+    }
+    return rmig_link_check(c->link, err);
+}
+
 bool rmig_control_command(RMigControl *c, RMigWireType type, uint32_t len,
                           uint32_t repeat, GError **err)
 {
     int64_t deadline = deadline_after(RMIG_CONTROL_TIMEOUT_MS);
 
     g_assert(c->commands && (COMMANDS & BIT(type)));
+    g_assert(c->hands_over || !(HANDOVER & BIT(type)));
     if (!rmig_link_check(c->link, err)) {
         return false;
     }
@@ -588,9 +628,9 @@ static bool say_ready(RMigControl *c, GError **err)
     return post_ready(c, slot, err);
 }
 
-void rmig_control_expect(RMigControl *c)
+void rmig_control_expect(RMigControl *c, int64_t timeout_ms)
 {
-    c->receive_by_us = deadline_after(RMIG_CONTROL_TIMEOUT_MS);
+    c->receive_by_us = deadline_after(timeout_ms);
 }
 
 bool rmig_control_has(const RMigControl *c, RMigWireType type)
@@ -599,10 +639,19 @@ bool rmig_control_has(const RMigControl *c, RMigWireType type)
 }
 
 /*
- * Whether what has come, and nobody has got, may still be handed out.  It is
- * void after an error, but a peer that closed the connection had sent it
- * before.
+ * Whether what has come before @broken still counts.  The connection's end says
+ * nothing against it: a peer may close it, or a device break it, as soon as the
+ * last message is out.  But a peer that gave up takes back what it said, one
+ * that broke a rule is not believed, and a shutdown is somebody's wish.
  */
+static bool came_before(const GError *broken)
+{
+    return broken->domain == RMIG_VERBS_ERROR ||
+           (broken->domain == RMIG_LINK_ERROR &&
+            broken->code != RMIG_LINK_ERROR_SHUTDOWN);
+}
+
+/* Whether what has come, and nobody has got, may still be handed out */
 static bool may_receive(const RMigControl *c, GError **err)
 {
     GError *local = NULL;
@@ -610,8 +659,7 @@ static bool may_receive(const RMigControl *c, GError **err)
     if (rmig_link_check(c->link, &local)) {
         return true;
     }
-    if (c->held && !c->given &&
-        g_error_matches(local, RMIG_LINK_ERROR, RMIG_LINK_ERROR_CLOSED)) {
+    if (c->held && !c->given && came_before(local)) {
         g_error_free(local);
         return true;
     }
@@ -623,6 +671,7 @@ int rmig_control_receive(RMigControl *c, bool wait, RMigWireMessage *msg,
                          GError **err)
 {
     g_assert(!c->commands);
+    rmig_link_rest(c->link);
     /* The call that found the failure has seen all that came before it */
     if (!may_receive(c, err)) {
         return -1;
@@ -647,6 +696,10 @@ int rmig_control_receive(RMigControl *c, bool wait, RMigWireMessage *msg,
             }
         }
     }
+    /* ERROR may have come together with it */
+    if (!may_receive(c, err)) {
+        return -1;
+    }
     c->given = true;
     *msg = c->in_hand;
     return 1;
@@ -667,6 +720,7 @@ bool rmig_control_release(RMigControl *c, GError **err)
 {
     RMigSlot *slot = c->held;
     RMigTaken next;
+    bool ok;
 
     g_assert(slot && c->state != RMIG_CONTROL_OWING);
     c->held = NULL;
@@ -675,17 +729,15 @@ bool rmig_control_release(RMigControl *c, GError **err)
         set_state(c, c->state == RMIG_CONTROL_HOLDING ? RMIG_CONTROL_IDLE :
                      RMIG_CONTROL_ASKED);
     }
-    /* Before the READY that may use it */
-    if (!post_recv(c, slot, err)) {
-        return false;
-    }
+    /* Before the READY that may use it, which is not said if this failed */
+    ok = post_recv(c, slot, err);
     if (c->n_queued > 0) {
         next = c->queued[0];
         c->queued[0] = c->queued[1];
         c->n_queued--;
         take_command(c, &next);
     }
-    return true;
+    return ok;
 }
 
 void rmig_control_send_error(RMigControl *c)

@@ -47,6 +47,8 @@
  * alive while its software is not, which no heartbeat can tell.
  */
 #define RMIG_CONTROL_TIMEOUT_MS 25000
+/* For rmig_control_wait_answer(): the heartbeat finds a dead host */
+#define RMIG_CONTROL_NO_DEADLINE (-1)
 
 typedef struct RMigControl RMigControl;
 
@@ -71,6 +73,12 @@ RMigControl *rmig_control_new(RMigLink *link, bool commands, GError **err)
  * the serving side before the peer can send.
  */
 void rmig_control_set_pipelined(RMigControl *control);
+/*
+ * rmig_control_set_hands_over: LOAD_REQUEST and START may be sent, or come
+ *
+ * As above: both sides must agree on it, and before the peer can send.
+ */
+void rmig_control_set_hands_over(RMigControl *control);
 /* After rmig_link_disconnect(), before rmig_link_free() */
 void rmig_control_free(RMigControl *control);
 
@@ -89,16 +97,31 @@ uint8_t *rmig_control_buffer(RMigControl *control, GError **err)
 /* Whether rmig_control_command() would not have to wait, whatever the type */
 bool rmig_control_may_command(const RMigControl *control);
 /*
+ * Whether rmig_control_buffer(), and a command of @type, would not have to
+ * wait, as far as is known: rmig_link_poll() makes it known
+ */
+bool rmig_control_may_compose(const RMigControl *control);
+bool rmig_control_may_send(const RMigControl *control, RMigWireType type);
+/*
  * rmig_control_command: wait for a credit, or all, then send a command
  * @len: bytes of data, composed in rmig_control_buffer()
  */
 bool rmig_control_command(RMigControl *control, RMigWireType type,
                           uint32_t len, uint32_t repeat, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_control_wait_idle: until rmig_control_command() would not have to wait,
+ * whatever the type; without a deadline
+ *
+ * For a peer that is known to be busy, and may be so for long.
+ */
+bool rmig_control_wait_idle(RMigControl *control, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
 /* Whether rmig_control_wait_answer() would not have to wait */
 bool rmig_control_has_answer(const RMigControl *control);
 /*
  * rmig_control_wait_answer: after a command that has one
+ * @timeout_ms: or RMIG_CONTROL_NO_DEADLINE
  * @msg: valid until rmig_control_release()
  */
 bool rmig_control_wait_answer(RMigControl *control, int64_t timeout_ms,
@@ -109,7 +132,9 @@ bool rmig_control_wait_answer(RMigControl *control, int64_t timeout_ms,
 
 /*
  * rmig_control_receive: the next command, with none in hand; says READY if that
- * is not yet said
+ * is not yet said.  One that has come is handed out even if the connection
+ * broke afterwards, and the next call meets the error; but not one of a peer
+ * that gave up or broke a rule, nor after a shutdown.
  * @wait: whether to wait for it, without a deadline unless one was set with
  *     rmig_control_expect(): a source may be slow on purpose, and one that is
  *     dead is found by the heartbeat
@@ -126,16 +151,22 @@ int rmig_control_receive(RMigControl *control, bool wait, RMigWireMessage *msg,
 bool rmig_control_has(const RMigControl *control, RMigWireType type);
 /*
  * rmig_control_expect: any thread: from now on a command must come within
- * RMIG_CONTROL_TIMEOUT_MS, or waiting for it fails
+ * @timeout_ms, or waiting for it fails
  */
-void rmig_control_expect(RMigControl *control);
+void rmig_control_expect(RMigControl *control, int64_t timeout_ms);
 /* Answer the command in hand, which must be one that has an answer */
 bool rmig_control_answer(RMigControl *control, uint32_t len, uint32_t repeat,
                          GError **err) G_GNUC_WARN_UNUSED_RESULT;
 
 /* ---- both ---- */
 
-/* Done with the message in hand; its buffer takes a new one */
+/*
+ * rmig_control_release: done with the message in hand; its buffer takes a new
+ * one
+ *
+ * If that fails the connection has ended, but what has come before may still
+ * be received.
+ */
 bool rmig_control_release(RMigControl *control, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 /* Tell the peer that we give up, if it can still be told; does not wait */

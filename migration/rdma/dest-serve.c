@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "dest-priv.h"
+#include "log.h"
 
 /* Memory that one job clears */
 #define ZERO_JOB_BYTES (UINT64_C(32) << 20)
@@ -33,6 +34,7 @@
 /* Other things go on while the workers work */
 static bool wait_for_one(RMigDest *d, GError **err)
 {
+    rmig_link_rest(d->main.link);
     return rmig_jobs_reap(d->jobs) > 0 ||
            rmig_link_step(d->main.link, 0, "memory to be registered", err);
 }
@@ -78,8 +80,10 @@ static bool init_tables(RMigDest *d, GError **err)
         return false;
     }
     d->pages = rmig_pages_new();
+    /* Regions may overlap, and each pins its own: together no more than RAM */
     rmig_mr_table_init(&d->table, rmig_link_verbs(d->main.link), d->jobs,
-                       &d->blocks, true, d->pin_room);
+                       &d->blocks, true,
+                       MIN(d->pin_room, d->blocks.total_bytes));
     d->announced = true;
     return rmig_jobs_fd(d->jobs) < 0 ||
            rmig_link_watch(d->main.link, rmig_jobs_fd(d->jobs), jobs_are_ripe,
@@ -197,25 +201,61 @@ static RMigSpan *find_same(RMigDest *d, const RMigBlock *block,
 }
 
 /*
+ * What lies in these chunks altogether would go when they have their new
+ * region.  It goes before, where both at once would be too much; but not what
+ * this same message has asked for, too (@pins).
+ */
+static void leave_covered(RMigDest *d, const RMigBlock *block, uint64_t first,
+                          uint64_t n)
+{
+    for (uint64_t c = first; c < first + n; c++) {
+        RMigSpan *span = rmig_mr_table_find(&d->table, block, c);
+
+        if (span && span->pins == 0 && span->first >= first &&
+            span->first + span->n <= first + n) {
+            rmig_span_leave(span);
+        }
+    }
+}
+
+/* Whether there is room for @n chunks from @first, perhaps after a while */
+static bool find_room(RMigDest *d, const RMigBlock *block, uint64_t first,
+                      uint64_t n, bool *found, GError **err)
+{
+    uint64_t bytes = rmig_block_span_bytes(block, first, n);
+    RMigBudget *budget = &d->table.budget;
+
+    if (!rmig_budget_will_fit(budget, bytes)) {
+        leave_covered(d, block, first, n);
+    }
+    if (!rmig_budget_fits(budget, bytes) &&
+        rmig_budget_will_fit(budget, bytes) && !wait_for_jobs(d, err)) {
+        return false;
+    }
+    *found = rmig_budget_fits(budget, bytes);
+    return true;
+}
+
+/*
  * Begin with a record.  *@span: NULL if there is no room for it, which a source
  * that knows of refusals is told; another one cannot go on.
  */
 static bool begin_register(RMigDest *d, const RMigBlock *block, uint64_t first,
                            uint64_t n, RMigSpan **span, GError **err)
 {
-    uint64_t bytes = rmig_block_span_bytes(block, first, n);
+    bool found;
 
     *span = find_same(d, block, first, n);
     if (*span) {
+        (*span)->pins++;
         return true;
     }
-    if (!rmig_budget_fits(&d->table.budget, bytes) &&
-        rmig_budget_will_fit(&d->table.budget, bytes) &&
-        !wait_for_jobs(d, err)) {
+    if (!find_room(d, block, first, n, &found, err)) {
         return false;
     }
-    if (rmig_budget_fits(&d->table.budget, bytes)) {
+    if (found) {
         *span = rmig_span_register(&d->table, block, first, n);
+        (*span)->pins++;
         return true;
     }
     d->chunks_refused += n;
@@ -226,7 +266,7 @@ static bool begin_register(RMigDest *d, const RMigBlock *block, uint64_t first,
                     G_GUINT64_FORMAT " MiB, and knows of no limit: raise the "
                     "memory-lock limit " RMIG_MEMLOCK_WAYS " or "
                     "rdma-pin-limit", block->name,
-                    (guint64)first, (guint64)d->pin_room >> 20);
+                    (guint64)first, (guint64)d->table.budget.ceiling >> 20);
         return false;
     }
     return true;
@@ -278,6 +318,7 @@ static bool end_register(RMigDest *d, RMigSpan **span, uint32_t *rkey,
     if (!*span) {
         return true;
     }
+    (*span)->pins--;
     if ((*span)->state == RMIG_SPAN_FAILED) {
         if (!(d->granted & RMIG_WIRE_FLAG_BATCH)) {
             g_propagate_error(err, g_error_copy((*span)->error));
@@ -521,7 +562,10 @@ static bool handle_command(RMigDest *d, const RMigWireMessage *msg,
     case RMIG_WIRE_COMPRESS:
         return handle_zero_runs(d, msg, err);
     default:
-        g_assert_not_reached(); /* the control channel's table is wrong */
+        g_set_error(err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PROTOCOL,
+                    "the source sent %s in the middle of a round",
+                    rmig_wire_type_name(msg->type));
+        return false;
     }
 }
 
@@ -540,8 +584,8 @@ bool rmig_dest_handle(RMigDest *d, GError **err)
             handle_command(d, &msg, &local)) {
             finished = msg.type == RMIG_WIRE_REGISTER_FINISHED;
             rmig_dest_publish(d);
-            if (!rmig_control_release(d->main.control, &local)) {
-                finished = false;
+            if (!rmig_control_release(d->main.control, NULL)) {
+                RMIG_LOG("the last command of a connection that has broken");
             }
         }
     }

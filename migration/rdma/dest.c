@@ -3,8 +3,9 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Job: rmig_dest_*() of migration/rdma-transport.h: listening, accepting, the
- * streams, the end.  The source's commands are in dest-serve.c.
+ * Job: rmig_dest_*() of migration/rdma-transport.h: listening, the streams,
+ * leaving.  Who is let in is in dest-accept.c, the source's commands are in
+ * dest-serve.c, but for those of the end, which is in dest-end.c.
  * Callers: the face.
  * Thread: one at a time; in QEMU the main loop's incoming coroutine.
  */
@@ -29,7 +30,9 @@ RMigDest *rmig_dest_new(const RMigDestConfig *config,
     d->hints = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free,
                                      NULL);
     d->names = g_ptr_array_new_with_free_func(g_free);
+    d->named = g_hash_table_new(g_str_hash, g_str_equal);
     rmig_blocks_init(&d->blocks);
+    g_queue_init(&d->candidates);
     d->shutdown = rmig_shutdown_new(err);
     if (d->shutdown) {
         d->listener = rmig_listener_new(addr, err);
@@ -53,97 +56,42 @@ uint16_t rmig_dest_port(const RMigDest *d)
 
 void rmig_dest_stop_listening(RMigDest *d)
 {
-    g_clear_pointer(&d->listener, rmig_listener_free);
+    if (d->listener) {
+        rmig_dest_drop_candidates(d);
+        g_clear_pointer(&d->listener, rmig_listener_free);
+    }
 }
 
-/* What we can stand by of what is asked for */
-static RMigWirePrivate grant(RMigDest *d, const RMigWirePrivate *asked)
+RMigWirePrivate rmig_dest_grant(RMigDest *d, const RMigWirePrivate *asked,
+                                char **warning)
 {
     uint32_t flags = asked->flags & (d->config.version_1_only ?
                                      RMIG_WIRE_FLAG_PIN_ALL :
                                      RMIG_WIRE_FLAGS_KNOWN);
     uint64_t bytes = d->config.ops->ram_bytes(d->config.opaque);
-    uint64_t room = rmig_pin_room(d->config.pin_limit);
     g_autoptr(GError) err = NULL;
 
+    d->pin_room = rmig_pin_room(d->config.pin_limit);
     if (flags & RMIG_WIRE_FLAG_PIN_ALL) {
         g_autofree char *text = NULL;
 
         if (!rmig_memlock_allows(bytes, &err)) {
             text = g_strdup(err->message);
-        } else if (bytes > room) {
+        } else if (bytes > d->pin_room) {
             text = g_strdup_printf("rdma-pin-limit leaves %" G_GUINT64_FORMAT
-                                   " MiB for it", (guint64)room >> 20);
+                                   " MiB for it", (guint64)d->pin_room >> 20);
         }
         if (text) {
-            g_autofree char *whole =
+            *warning =
                 g_strdup_printf("not pinning all guest memory as the source "
                                 "asks, but chunks on demand: %s", text);
-
-            d->config.ops->warn(d->config.opaque, whole);
             flags &= ~RMIG_WIRE_FLAG_PIN_ALL;
         }
     }
     return (RMigWirePrivate) {
         .flags = flags,
-        .pin_bytes = flags & RMIG_WIRE_FLAG_BUDGET ? room : 0,
+        .pin_bytes = flags & RMIG_WIRE_FLAG_BUDGET ? d->pin_room : 0,
     };
-}
-
-/* On the main connection the source commands, on the return path we do */
-static bool accept_link(RMigDest *d, RMigConn *conn, RMigLink *link,
-                        const RMigWirePrivate *asked, GError **err)
-{
-    RMigWirePrivate granted;
-
-    if (!rmig_conn_init(conn, link, conn == &d->back, err)) {
-        return false;
-    }
-    if (conn == &d->main) {
-        granted = grant(d, asked);
-        d->granted = granted.flags;
-        d->pin_room = rmig_pin_room(d->config.pin_limit);
-        if (granted.flags & RMIG_WIRE_FLAG_BATCH) {
-            rmig_control_set_pipelined(conn->control);
-        }
-    } else {
-        granted = (RMigWirePrivate) {
-            .flags = asked->flags & d->granted & ~RMIG_WIRE_FLAG_BUDGET,
-        };
-    }
-    if (!rmig_link_accept(link, &granted, err)) {
-        rmig_conn_cleanup(conn);
-        return false;
-    }
-    return true;
-}
-
-RMigAccepted rmig_dest_accept(RMigDest *d, GError **err)
-{
-    bool is_main = !d->main.link;
-    RMigWirePrivate asked = { 0 };
-    RMigLink *link;
-
-    link = rmig_listener_take(d->listener,
-                              is_main ? "main connection" : "return path",
-                              &d->config.waiter, d->shutdown, &asked, err);
-    if (!link) {
-        return RMIG_ACCEPTED_NOTHING;
-    }
-    if (!is_main &&
-        (d->back.link || !rmig_link_same_peer(d->main.link, link))) {
-        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
-                    "refused another RDMA connection while a migration "
-                    "comes in");
-        rmig_link_refuse(link);
-        rmig_link_free(link);
-        return RMIG_ACCEPTED_NOTHING;
-    }
-    if (!accept_link(d, is_main ? &d->main : &d->back, link, &asked, err)) {
-        return RMIG_ACCEPTED_NOTHING;
-    }
-    rmig_dest_publish(d);
-    return is_main ? RMIG_ACCEPTED_MAIN : RMIG_ACCEPTED_RETURN;
 }
 
 RMigStream *rmig_dest_stream(RMigDest *d)
@@ -157,21 +105,30 @@ RMigStream *rmig_dest_return_stream(RMigDest *d)
            &d->back.stream : NULL;
 }
 
-bool rmig_dest_return_pending(const RMigDest *d)
-{
-    return d->back.link && !rmig_link_is_up(d->back.link) &&
-           !rmig_link_failed(d->back.link);
-}
-
 bool rmig_dest_note_block(RMigDest *d, const char *name, GError **err)
 {
+    char *copy;
+
     if (d->announced) {
         g_set_error(err, RMIG_BLOCKS_ERROR, 0,
                     "the source named RAM block %s after the blocks had been "
                     "exchanged", name);
         return false;
     }
-    g_ptr_array_add(d->names, g_strdup(name));
+    if (g_hash_table_contains(d->named, name)) {
+        g_set_error(err, RMIG_BLOCKS_ERROR, 0,
+                    "the source named RAM block %s twice", name);
+        return false;
+    }
+    if (d->names->len == RMIG_WIRE_BLOCKS_MAX) {
+        g_set_error(err, RMIG_BLOCKS_ERROR, 0,
+                    "the source named more than %u RAM blocks, which cannot "
+                    "migrate over RDMA", RMIG_WIRE_BLOCKS_MAX);
+        return false;
+    }
+    copy = g_strdup(name);
+    g_ptr_array_add(d->names, copy);
+    g_hash_table_add(d->named, copy);
     return true;
 }
 
@@ -202,7 +159,7 @@ void rmig_dest_revoke(RMigDest *d)
 
 void rmig_dest_publish(RMigDest *d)
 {
-    RMigCounters now = { .pin_limit = d->pin_limit };
+    RMigCounters now = { .pin_limit = d->pin_limit, .waiting = d->waiting };
 
     if (d->main.link) {
         g_strlcpy(now.device, rmig_link_device_name(d->main.link),
@@ -211,7 +168,8 @@ void rmig_dest_publish(RMigDest *d)
         now.control_messages = rmig_control_sent_messages(d->main.control);
     }
     now.extensions = d->granted & (RMIG_WIRE_FLAG_BATCH |
-                                   RMIG_WIRE_FLAG_BUDGET);
+                                   RMIG_WIRE_FLAG_BUDGET |
+                                   RMIG_WIRE_FLAG_HANDOVER);
     now.pins_all = d->granted & RMIG_WIRE_FLAG_PIN_ALL;
     now.pinned_peak = rmig_mr_pinned_peak_bytes();
     now.chunks_registered = d->table.chunks_registered;
@@ -248,7 +206,13 @@ void rmig_dest_close(RMigDest *d, bool failed)
     if (d->jobs) {
         rmig_jobs_drop(d->jobs);
     }
-    rmig_conn_disconnect(&d->back, failed);
+    /*
+     * The report on the return path may need its time to arrive, and the guest
+     * runs by now: that is for the reaper to wait for
+     */
+    if (failed) {
+        rmig_conn_disconnect(&d->back, failed);
+    }
     rmig_conn_disconnect(&d->main, failed);
     /* The queue pairs are gone, and then the workers: nobody uses the memory */
     g_clear_pointer(&d->jobs, rmig_jobs_free);
@@ -274,6 +238,7 @@ void rmig_dest_free(RMigDest *d)
     rmig_blocks_cleanup(&d->blocks);
     g_hash_table_unref(d->hints);
     g_clear_error(&d->refusal);
+    g_hash_table_unref(d->named);
     g_ptr_array_free(d->names, true);
     g_mutex_clear(&d->lock);
     rmig_shutdown_free(d->shutdown);

@@ -28,7 +28,7 @@ typedef enum RMigLinkState {
 struct RMigLink {
     const char *name; /* for messages; a literal */
     RMigWaiter waiter;
-    RMigShutdown *shutdown; /* not owned */
+    RMigShutdown *shutdown; /* shared with the migration's other links */
     RMigLinkState state;
     GError *error; /* the first fatal one */
     struct rdma_event_channel *channel;
@@ -44,6 +44,7 @@ struct RMigLink {
     void *watched_opaque;
     uint8_t peer_private[RMIG_WIRE_PRIVATE_MAX_BYTES];
     size_t peer_private_bytes;
+    int64_t rested_us; /* when the thread's other work had its last turn */
     /* Heartbeat */
     RMigWork probe;
     bool probing;

@@ -17,11 +17,15 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
 
 #include "log.h"
 #include "link-priv.h"
 
-#define LISTEN_BACKLOG 8
+/* Requests that nobody has looked at; the CM refuses what is more */
+#define LISTEN_BACKLOG 64
 /*
  * How often the NIC repeats an unanswered packet before it gives up, with 2 s
  * between on RoCE.  Not 7: Soft-RoCE takes that for "for ever", and a peer
@@ -33,6 +37,9 @@
 struct RMigListener {
     struct rdma_event_channel *channel;
     struct rdma_cm_id *id;
+    int epoll_fd;
+    int timer_fd;
+    bool ticks;
 };
 
 static void set_link_error(GError **err, const char *what, int errnum)
@@ -281,11 +288,68 @@ static bool bind_to_device(struct rdma_cm_id *id, const struct sockaddr *addr)
     return true;
 }
 
+static bool watch_fd(RMigListener *listener, int fd, GError **err)
+{
+    struct epoll_event ev = { .events = EPOLLIN, .data.fd = fd };
+
+    if (epoll_ctl(listener->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0) {
+        set_link_error(err, "watching a file descriptor", errno);
+        return false;
+    }
+    return true;
+}
+
+bool rmig_listener_watch(RMigListener *listener, const RMigLink *link,
+                         GError **err)
+{
+    return watch_fd(listener, link->epoll_fd, err);
+}
+
+void rmig_listener_unwatch(RMigListener *listener, const RMigLink *link)
+{
+    if (epoll_ctl(listener->epoll_fd, EPOLL_CTL_DEL, link->epoll_fd,
+                  NULL) < 0 && errno != ENOENT) {
+        RMIG_LOG("%s: cannot be unwatched: %s", link->name,
+                 g_strerror(errno));
+    }
+}
+
+void rmig_listener_tick(RMigListener *listener, bool on)
+{
+    struct timespec period = {
+        .tv_nsec = on ? RMIG_LISTENER_TICK_MS * 1000000L : 0,
+    };
+    struct itimerspec tick = { .it_interval = period, .it_value = period };
+
+    if (listener->ticks == on) {
+        return;
+    }
+    listener->ticks = on;
+    if (timerfd_settime(listener->timer_fd, 0, &tick, NULL) < 0) {
+        RMIG_LOG("the listener does not tick: %s", g_strerror(errno));
+    }
+}
+
+/* What makes the listener's descriptor readable */
+static bool make_descriptors(RMigListener *listener, GError **err)
+{
+    listener->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    listener->timer_fd = timerfd_create(CLOCK_MONOTONIC,
+                                        TFD_CLOEXEC | TFD_NONBLOCK);
+    if (listener->epoll_fd < 0 || listener->timer_fd < 0) {
+        set_link_error(err, "creating an epoll or timer descriptor", errno);
+        return false;
+    }
+    return watch_fd(listener, listener->timer_fd, err) &&
+           watch_fd(listener, listener->channel->fd, err);
+}
+
 RMigListener *rmig_listener_new(const struct sockaddr *addr, GError **err)
 {
     RMigListener *listener = g_new0(RMigListener, 1);
     g_autofree char *text = address_text(addr);
 
+    listener->epoll_fd = listener->timer_fd = -1;
     listener->channel = rdma_create_event_channel();
     if (!listener->channel ||
         fcntl(listener->channel->fd, F_SETFL, O_NONBLOCK) < 0) {
@@ -293,6 +357,9 @@ RMigListener *rmig_listener_new(const struct sockaddr *addr, GError **err)
                     "no access to the RDMA connection manager: %s (is there "
                     "an RDMA device, and is the module rdma_ucm loaded?)",
                     g_strerror(errno));
+        goto fail;
+    }
+    if (!make_descriptors(listener, err)) {
         goto fail;
     }
     if (rdma_create_id(listener->channel, &listener->id, NULL,
@@ -327,17 +394,35 @@ void rmig_listener_free(RMigListener *listener)
     if (listener->channel) {
         rdma_destroy_event_channel(listener->channel);
     }
+    if (listener->timer_fd >= 0) {
+        close(listener->timer_fd);
+    }
+    if (listener->epoll_fd >= 0) {
+        close(listener->epoll_fd);
+    }
     g_free(listener);
 }
 
 int rmig_listener_fd(const RMigListener *listener)
 {
-    return listener->channel->fd;
+    return listener->epoll_fd;
 }
 
 uint16_t rmig_listener_port(const RMigListener *listener)
 {
     return ntohs(rdma_get_src_port(listener->id));
+}
+
+/* With our version, so that the peer can say what is wrong */
+static void reject(struct rdma_cm_id *id)
+{
+    RMigWirePrivate ours = { .version = RMIG_WIRE_VERSION };
+    uint8_t buf[RMIG_WIRE_PRIVATE_MAX_BYTES];
+    size_t bytes = rmig_wire_private_pack(buf, &ours);
+
+    if (rdma_reject(id, buf, bytes) != 0) {
+        RMIG_LOG("refusing a connection failed: %s", g_strerror(errno));
+    }
 }
 
 /*
@@ -351,7 +436,7 @@ static RMigLink *adopt_request(struct rdma_cm_id *id, const char *name,
     RMigLink *link = rmig_link_alloc(name, waiter, shutdown, err);
 
     if (!link) {
-        rdma_reject(id, NULL, 0);
+        reject(id);
         rdma_destroy_id(id);
         return NULL;
     }
@@ -359,7 +444,7 @@ static RMigLink *adopt_request(struct rdma_cm_id *id, const char *name,
     link->state = RMIG_LINK_REQUESTED;
     if (rdma_migrate_id(id, link->channel) != 0) {
         set_link_error(err, "giving the connection its event channel", errno);
-    } else if (make_queue_pair(link, err)) {
+    } else {
         return link;
     }
     rmig_link_refuse(link);
@@ -374,8 +459,12 @@ RMigLink *rmig_listener_take(RMigListener *listener, const char *name,
     struct rdma_cm_event *event;
     struct rdma_cm_id *id = NULL;
     GError *refusal = NULL;
-    RMigLink *link;
+    uint64_t ticks;
 
+    if (listener->ticks &&
+        read(listener->timer_fd, &ticks, sizeof(ticks)) > 0) {
+        /* Whoever has been woken looks at everything now */
+    }
     if (rdma_get_cm_event(listener->channel, &event) != 0) {
         return NULL;
     }
@@ -394,18 +483,20 @@ RMigLink *rmig_listener_take(RMigListener *listener, const char *name,
     if (!id) {
         return NULL;
     }
-    link = adopt_request(id, name, waiter, shutdown,
-                         refusal ? NULL : err);
-    if (link && refusal) {
-        rmig_link_refuse(link);
-        rmig_link_free(link);
-        link = NULL;
-    }
     if (refusal) {
+        reject(id);
+        rdma_destroy_id(id);
         g_propagate_prefixed_error(err, refusal,
                                    "refusing an RDMA connection: ");
+        return NULL;
     }
-    return link;
+    return adopt_request(id, name, waiter, shutdown, err);
+}
+
+bool rmig_link_prepare(RMigLink *link, const char *name, GError **err)
+{
+    link->name = name;
+    return make_queue_pair(link, err);
 }
 
 bool rmig_link_accept(RMigLink *link, const RMigWirePrivate *granted,
@@ -423,19 +514,22 @@ bool rmig_link_accept(RMigLink *link, const RMigWirePrivate *granted,
         set_link_error(err, "accepting an RDMA connection", errno);
         return false;
     }
-    return wait_for_state(link, RMIG_LINK_UP, RMIG_LINK_CONNECT_MS,
-                          "the peer to complete the connection", err);
+    return true;
+}
+
+int rmig_link_accepted(RMigLink *link, GError **err)
+{
+    int ret = 1;
+
+    while (ret > 0 && link->state != RMIG_LINK_UP) {
+        ret = rmig_link_arm(link, err);
+    }
+    return ret;
 }
 
 void rmig_link_refuse(RMigLink *link)
 {
-    RMigWirePrivate ours = { .version = RMIG_WIRE_VERSION };
-    uint8_t buf[RMIG_WIRE_PRIVATE_MAX_BYTES];
-    size_t bytes = rmig_wire_private_pack(buf, &ours);
-
-    if (rdma_reject(link->id, buf, bytes) != 0) {
-        RMIG_LOG("refusing a connection failed: %s", g_strerror(errno));
-    }
+    reject(link->id);
     link->state = RMIG_LINK_DOWN;
 }
 

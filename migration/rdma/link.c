@@ -24,9 +24,11 @@
 #define CAUSE_MS 100
 
 struct RMigShutdown {
+    gatomicrefcount refs; /* its owner's, and one of each link */
     int fd; /* an eventfd that is never drained: it wakes every link */
     gint triggered;
     GMutex lock;
+    bool parted;  /* under lock: what breaks is alone in that */
     char *reason; /* under lock; NULL: somebody asked for it */
 };
 
@@ -39,6 +41,7 @@ RMigShutdown *rmig_shutdown_new(GError **err)
 {
     RMigShutdown *shutdown = g_new0(RMigShutdown, 1);
 
+    g_atomic_ref_count_init(&shutdown->refs);
     g_mutex_init(&shutdown->lock);
     shutdown->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (shutdown->fd < 0) {
@@ -53,7 +56,7 @@ RMigShutdown *rmig_shutdown_new(GError **err)
 
 void rmig_shutdown_free(RMigShutdown *shutdown)
 {
-    if (shutdown) {
+    if (shutdown && g_atomic_ref_count_dec(&shutdown->refs)) {
         close(shutdown->fd);
         g_mutex_clear(&shutdown->lock);
         g_free(shutdown->reason);
@@ -81,6 +84,21 @@ int rmig_shutdown_fd(const RMigShutdown *shutdown)
     return shutdown->fd;
 }
 
+void rmig_shutdown_because(RMigShutdown *shutdown, const char *reason)
+{
+    bool goes;
+
+    g_mutex_lock(&shutdown->lock);
+    goes = !shutdown->parted;
+    if (goes && !shutdown->reason && !rmig_shutdown_triggered(shutdown)) {
+        shutdown->reason = g_strdup(reason);
+    }
+    if (goes) {
+        rmig_shutdown_trigger(shutdown);
+    }
+    g_mutex_unlock(&shutdown->lock);
+}
+
 /*
  * A connection of this migration broke: the others must not go on waiting for
  * a peer that waits for it.  One that the peer closed in order tells nothing
@@ -88,20 +106,15 @@ int rmig_shutdown_fd(const RMigShutdown *shutdown)
  */
 static void shut_down_because(RMigLink *link, const GError *err)
 {
-    RMigShutdown *shutdown = link->shutdown;
+    g_autofree char *reason = NULL;
 
     if (link->state != RMIG_LINK_UP ||
         g_error_matches(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_CLOSED) ||
         g_error_matches(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_SHUTDOWN)) {
         return;
     }
-    g_mutex_lock(&shutdown->lock);
-    if (!shutdown->reason && !rmig_shutdown_triggered(shutdown)) {
-        shutdown->reason = g_strdup_printf("the %s failed: %s", link->name,
-                                           err->message);
-    }
-    g_mutex_unlock(&shutdown->lock);
-    rmig_shutdown_trigger(shutdown);
+    reason = g_strdup_printf("the %s failed: %s", link->name, err->message);
+    rmig_shutdown_because(link->shutdown, reason);
 }
 
 static GError *shutdown_error(RMigShutdown *shutdown)
@@ -114,6 +127,20 @@ static GError *shutdown_error(RMigShutdown *shutdown)
                               "the connection was shut down");
     g_mutex_unlock(&shutdown->lock);
     return err;
+}
+
+bool rmig_shutdown_part(RMigShutdown *shutdown, GError **err)
+{
+    bool free;
+
+    g_mutex_lock(&shutdown->lock);
+    free = !rmig_shutdown_triggered(shutdown);
+    shutdown->parted = shutdown->parted || free;
+    g_mutex_unlock(&shutdown->lock);
+    if (!free) {
+        g_propagate_error(err, shutdown_error(shutdown));
+    }
+    return free;
 }
 
 static bool watch_fd(RMigLink *link, int fd, GError **err)
@@ -168,6 +195,7 @@ RMigLink *rmig_link_alloc(const char *name, const RMigWaiter *waiter,
     link->name = name;
     link->waiter = *waiter;
     link->shutdown = shutdown;
+    g_atomic_ref_count_inc(&shutdown->refs);
     link->watched_fd = -1;
     link->last_activity_us = g_get_monotonic_time();
     link->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -492,11 +520,25 @@ static void check_probe(RMigLink *link, int64_t now)
     link->probe_late = true;
 }
 
+static void post_probe(RMigLink *link)
+{
+    GError *err = NULL;
+
+    link->probe.what = "heartbeat";
+    link->probe.done = probe_done;
+    link->probe.owner = link;
+    link->probing = true;
+    link->probe_posted_us = g_get_monotonic_time();
+    if (!rmig_verbs_post_probe(link->verbs, &link->probe, &err)) {
+        link->probing = false;
+        rmig_link_fail(link, err);
+    }
+}
+
 static void take_tick(RMigLink *link)
 {
     int64_t now = g_get_monotonic_time();
     uint64_t ticks;
-    GError *err = NULL;
 
     if (read(link->timer_fd, &ticks, sizeof(ticks)) < 0) {
         return;
@@ -509,14 +551,7 @@ static void take_tick(RMigLink *link)
         rmig_verbs_write_room(link->verbs) == 0) {
         return;
     }
-    link->probe.what = "heartbeat";
-    link->probe.done = probe_done;
-    link->probe.owner = link;
-    link->probing = true;
-    link->probe_posted_us = now;
-    if (!rmig_verbs_post_probe(link->verbs, &link->probe, &err)) {
-        rmig_link_fail(link, err);
-    }
+    post_probe(link);
 }
 
 /* Handle whatever made the epoll fd readable; returns events that matter */
@@ -624,8 +659,18 @@ bool rmig_link_step(RMigLink *link, int64_t deadline_us, const char *what,
         return rmig_link_check(link, err);
     }
     link->waiter.wait_readable(link->waiter.opaque, link->epoll_fd);
+    link->rested_us = g_get_monotonic_time();
     take_fds(link);
     return true;
+}
+
+void rmig_link_rest(RMigLink *link)
+{
+    if (link->waiter.rest &&
+        g_get_monotonic_time() - link->rested_us >= RMIG_LINK_BUSY_US) {
+        link->waiter.rest(link->waiter.opaque);
+        link->rested_us = g_get_monotonic_time();
+    }
 }
 
 bool rmig_link_settle(RMigLink *link, int64_t timeout_ms, GError **err)
@@ -663,10 +708,59 @@ bool rmig_link_settle(RMigLink *link, int64_t timeout_ms, GError **err)
     return true;
 }
 
+bool rmig_link_drain(RMigLink *link, int64_t timeout_ms, const char *what,
+                     GError **err)
+{
+    int64_t deadline = g_get_monotonic_time() + timeout_ms * 1000;
+
+    while (link->qp_made && rmig_verbs_sends_in_flight(link->verbs) > 0) {
+        if (!rmig_link_step(link, deadline, what, err)) {
+            return false;
+        }
+    }
+    return rmig_link_check(link, err);
+}
+
+bool rmig_link_look(RMigLink *link, GError **err)
+{
+    int ret;
+
+    do {
+        ret = rmig_link_arm(link, err);
+    } while (ret > 0);
+    return ret == 0;
+}
+
+bool rmig_link_ask(RMigLink *link, GError **err)
+{
+    const char *what = "the peer's NIC to answer";
+    int64_t deadline = g_get_monotonic_time() +
+                       RMIG_LINK_HEARTBEAT_MS * INT64_C(1000);
+
+    /* One that is under way says nothing about now */
+    while (link->probing) {
+        if (!rmig_link_step(link, deadline, what, err)) {
+            return false;
+        }
+    }
+    if (!rmig_link_check(link, err)) {
+        return false;
+    }
+    post_probe(link);
+    while (link->probing) {
+        if (!rmig_link_step(link, deadline, what, err)) {
+            return false;
+        }
+    }
+    /* Its last words may be here, and nobody have read them */
+    return rmig_link_look(link, err);
+}
+
 void rmig_link_revoke(RMigLink *link)
 {
-    if (link->verbs) {
-        rmig_verbs_revoke(link->verbs);
+    if (link->verbs && !rmig_verbs_revoke(link->verbs)) {
+        rmig_verbs_destroy_qp(link->verbs);
+        link->qp_made = false;
     }
 }
 
@@ -703,5 +797,6 @@ void rmig_link_free(RMigLink *link)
         close(link->epoll_fd);
     }
     g_clear_error(&link->error);
+    rmig_shutdown_free(link->shutdown);
     g_free(link);
 }

@@ -33,14 +33,18 @@
 #define RMIG_LINK_CONNECT_MS 10000
 /* How long the device may take to deliver a heartbeat or to give it up */
 #define RMIG_LINK_HEARTBEAT_MS 22000
+#define RMIG_LISTENER_TICK_MS 250
+
+/* How long the thread's other work may have to wait for a busy link */
+#define RMIG_LINK_BUSY_US 5000
 
 typedef struct RMigLink RMigLink;
 typedef struct RMigListener RMigListener;
 
 /*
- * One for all links of a migration, outlives them: once triggered, every wait
- * of theirs, now and later, ends at once with RMIG_LINK_ERROR_SHUTDOWN.  A link
- * that breaks triggers it, too; the others then say which one and why.
+ * One for all links of a migration, kept alive by each: once triggered, every
+ * wait of theirs, now and later, ends at once with RMIG_LINK_ERROR_SHUTDOWN.  A
+ * link that breaks triggers it, too; the others then say which one and why.
  */
 typedef struct RMigShutdown RMigShutdown;
 RMigShutdown *rmig_shutdown_new(GError **err) G_GNUC_WARN_UNUSED_RESULT;
@@ -49,6 +53,18 @@ void rmig_shutdown_trigger(RMigShutdown *shutdown);
 bool rmig_shutdown_triggered(const RMigShutdown *shutdown);
 /* Readable from then on; owned by @shutdown */
 int rmig_shutdown_fd(const RMigShutdown *shutdown);
+/*
+ * rmig_shutdown_because: a part of the migration broke, as a link may do by
+ * itself: likewise, with @reason, unless rmig_shutdown_part() came first
+ */
+void rmig_shutdown_because(RMigShutdown *shutdown, const char *reason);
+/*
+ * rmig_shutdown_part: from now on a part that breaks leaves the others alone
+ *
+ * False with the reason if they have been shut down already.
+ */
+bool rmig_shutdown_part(RMigShutdown *shutdown, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
 
 #define RMIG_LINK_ERROR rmig_link_error_quark()
 GQuark rmig_link_error_quark(void);
@@ -87,8 +103,18 @@ bool rmig_link_connect(RMigLink *link, const RMigWirePrivate *ask,
 RMigListener *rmig_listener_new(const struct sockaddr *addr, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 void rmig_listener_free(RMigListener *listener);
-/* Readable when a connection is asked for; owned by @listener */
+/*
+ * Readable when a connection is asked for, when something happens on a link
+ * that is watched, and at each tick; owned by @listener
+ */
 int rmig_listener_fd(const RMigListener *listener);
+/* What wakes those who wait on @link wakes those of the listener, too */
+bool rmig_listener_watch(RMigListener *listener, const RMigLink *link,
+                         GError **err) G_GNUC_WARN_UNUSED_RESULT;
+/* Before the link is freed or used by itself; it need not be watched */
+void rmig_listener_unwatch(RMigListener *listener, const RMigLink *link);
+/* Whether there is to be a tick every RMIG_LISTENER_TICK_MS; at first not */
+void rmig_listener_tick(RMigListener *listener, bool on);
 /* The port in host byte order that is listened on */
 uint16_t rmig_listener_port(const RMigListener *listener);
 /*
@@ -97,20 +123,39 @@ uint16_t rmig_listener_port(const RMigListener *listener);
  *     only valid if there is a link
  *
  * Returns NULL without an error when there is none, or with one when it could
- * not be used (it has been refused then).  The link is like that of
- * rmig_link_resolve(), ready for rmig_link_accept() or rmig_link_refuse().
+ * not be used (it has been refused then).  The link has no queue pair yet and is
+ * ready for rmig_link_prepare() or rmig_link_refuse().
  */
 RMigLink *rmig_listener_take(RMigListener *listener, const char *name,
                              const RMigWaiter *waiter, RMigShutdown *shutdown,
                              RMigWirePrivate *asked, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 /*
- * rmig_link_accept: passive side
+ * rmig_link_prepare: passive side: make the queue pair
+ * @name: takes the place of that which rmig_listener_take() was given
+ *
+ * The link is like that of rmig_link_resolve() then, ready for
+ * rmig_link_accept(); after a failure it can still be refused.
+ */
+bool rmig_link_prepare(RMigLink *link, const char *name, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_link_accept: passive side; does not wait for the peer's last step
  * @granted: flags of @asked that hold from now on and, if BUDGET is one of
  *     them, our own pin_bytes; the version need not be set
  */
 bool rmig_link_accept(RMigLink *link, const RMigWirePrivate *granted,
                       GError **err) G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_link_accepted: whether the peer has completed the connection
+ *
+ * Returns 1 if so, whatever came of it since, 0 if not yet, -1 when it will
+ * not; then, and only then, with @err.  Does not wait: if it is 0,
+ * rmig_link_fd() becomes readable when it is worth another look.
+ */
+int rmig_link_accepted(RMigLink *link, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* Instead of rmig_link_accept() */
 void rmig_link_refuse(RMigLink *link);
 /* Whether both links come from the same host (the ports may differ) */
 bool rmig_link_same_peer(const RMigLink *a, const RMigLink *b);
@@ -163,6 +208,15 @@ bool rmig_link_step(RMigLink *link, int64_t deadline_us, const char *what,
  */
 int rmig_link_arm(RMigLink *link, GError **err) G_GNUC_WARN_UNUSED_RESULT;
 
+/*
+ * rmig_link_rest: to be called once for each thing that the peer asks for
+ *
+ * A peer that asks without a pause leaves nothing to wait for.  So that the
+ * thread's other work goes on nevertheless, it has its turn here when the last
+ * was RMIG_LINK_BUSY_US ago or longer.
+ */
+void rmig_link_rest(RMigLink *link);
+
 /* Whether nothing fatal happened so far and the connection is established */
 bool rmig_link_is_up(const RMigLink *link);
 /* Keep @err as the link's fatal error if there is none yet; consumes @err */
@@ -183,7 +237,28 @@ bool rmig_link_check(const RMigLink *link, GError **err)
  * rmig_link_step().
  */
 bool rmig_link_settle(RMigLink *link, int64_t timeout_ms, GError **err);
-/* The queue pair leaves RTS: the peer cannot write here any more */
+/*
+ * rmig_link_drain: wait until everything posted has been acknowledged
+ * @timeout_ms: until the link fails; RMIG_LINK_HEARTBEAT_MS is more than the
+ *     device takes to deliver a request or to give it up
+ * @what: as of rmig_link_step(), which it waits by
+ */
+bool rmig_link_drain(RMigLink *link, int64_t timeout_ms, const char *what,
+                     GError **err) G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * rmig_link_ask: whether the peer is there now: a heartbeat, and its
+ * acknowledgement
+ *
+ * Waits by rmig_link_step(), about RMIG_LINK_HEARTBEAT_MS at most.  A peer that
+ * gave up or left before it was asked is found out as well.
+ */
+bool rmig_link_ask(RMigLink *link, GError **err) G_GNUC_WARN_UNUSED_RESULT;
+/* Take what has happened, without waiting; false if that ended the link */
+bool rmig_link_look(RMigLink *link, GError **err) G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * The queue pair leaves RTS, or goes if it cannot: the peer cannot write here
+ * any more, and nothing can be sent
+ */
 void rmig_link_revoke(RMigLink *link);
 /*
  * rmig_link_disconnect: leave, and destroy the queue pair

@@ -75,8 +75,9 @@ typedef struct RMigSpan {
     bool hurries;   /* somebody waits for it */
     uint64_t users; /* chunks that point here */
     GList link;     /* in @table->spans or @table->leaving */
+    unsigned pins;  /* reasons not to let it go: writes, a place in a window;
+                       dest: records of the message in hand */
     /* The source's: */
-    unsigned pins;  /* reasons not to let it go: writes, a place in a window */
     bool in_window;
     bool was_next;  /* it has been in the window */
     bool written;   /* at least once */

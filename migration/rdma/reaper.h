@@ -3,9 +3,10 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Job: unregisters a migration's memory and frees its connections beside the
- * thread that has ended it, with some more threads.  Unpinning takes up to a
- * second for some GiB, and the guest has begun to run by then.
+ * Job: unregisters a migration's memory, sees its last message arrive and frees
+ * its connections beside the thread that has ended it, with some more threads.
+ * Unpinning takes up to a second for some GiB, a message that needs to be
+ * repeated several, and the guest has begun to run by then.
  * Callers: source, dest.
  * Thread: any.
  */
@@ -19,7 +20,7 @@
 typedef struct RMigRemains {
     RMigMrTable table; /* its jobs are freed */
     RMigConn main; /* disconnected: nothing uses the memory any more */
-    RMigConn back;
+    RMigConn back; /* perhaps still with a message that is to arrive */
 } RMigRemains;
 
 /*

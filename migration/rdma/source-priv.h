@@ -3,10 +3,10 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Shared by source.c (the migration from connecting to closing),
- * source-ahead.c (what is registered when), source-spans.c (registration on
- * both sides) and source-pages.c (pages handed over), and by nobody else.  All
- * of it is used by one thread at a time, but for @shown.
+ * Shared by source.c (the migration from connecting to closing), source-end.c
+ * (its last messages), source-ahead.c (what is registered when), source-spans.c
+ * (registration on both sides) and source-pages.c (pages handed over), and by
+ * nobody else.  All of it is used by one thread at a time, but for @shown.
  */
 #ifndef RMIG_SOURCE_PRIV_H
 #define RMIG_SOURCE_PRIV_H
@@ -138,6 +138,8 @@ bool rmig_source_command(RMigSource *s, RMigWireType type, uint32_t len,
     G_GNUC_WARN_UNUSED_RESULT;
 /* What other threads see is what is so now */
 void rmig_source_publish(RMigSource *s);
+/* The first error ends the migration: every later call fails with it */
+void rmig_source_give_up(RMigSource *s, GError *local, GError **err);
 
 /* ---- source-spans.c ---- */
 

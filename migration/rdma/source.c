@@ -3,27 +3,22 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Job: rmig_source_*() of migration/rdma-transport.h but for pages: connecting,
- * the RAM block exchange, the end of a round and of the migration, counters.
+ * Job: rmig_source_*() of migration/rdma-transport.h but for pages and for the
+ * end of the stream: connecting, the RAM block exchange, the end of a round,
+ * counters, leaving.
  * Callers: the face.
  * Thread: one at a time; connecting and migrating are different threads in
  * QEMU, one after the other.
  *
  * Pages are in source-pages.c, registration in source-ahead.c and
- * source-spans.c.  docs/rdma.txt, "Setup" and "Rounds".
+ * source-spans.c, the end in source-end.c.  docs/rdma.txt, "Setup" and
+ * "Rounds".
  */
 #include <string.h>
 
 #include "log.h"
 #include "reaper.h"
 #include "source-priv.h"
-
-/*
- * A last message that is refused or flushed is found out in this time.  What
- * takes longer may just have lost its acknowledgement to a destination that
- * was quick to leave.
- */
-#define LAST_MESSAGE_MS 1000
 
 RMigSource *rmig_source_new(const RMigSourceConfig *config, GError **err)
 {
@@ -51,7 +46,8 @@ static RMigWirePrivate offer(const RMigSource *s)
                                      RMIG_WIRE_FLAG_PIN_ALL : 0 };
 
     if (!s->config.version_1_only) {
-        ask.flags |= RMIG_WIRE_FLAG_BATCH | RMIG_WIRE_FLAG_BUDGET;
+        ask.flags |= RMIG_WIRE_FLAG_BATCH | RMIG_WIRE_FLAG_BUDGET |
+                     RMIG_WIRE_FLAG_HANDOVER;
         ask.pin_bytes = rmig_pin_room(s->config.pin_limit);
     }
     return ask;
@@ -75,6 +71,9 @@ static bool connect_one(RMigSource *s, RMigConn *conn, const char *name,
     }
     if (conn == &s->main && (answer->flags & RMIG_WIRE_FLAG_BATCH)) {
         rmig_control_set_pipelined(conn->control);
+    }
+    if (conn == &s->main && (answer->flags & RMIG_WIRE_FLAG_HANDOVER)) {
+        rmig_control_set_hands_over(conn->control);
     }
     return true;
 }
@@ -159,8 +158,7 @@ bool rmig_source_command(RMigSource *s, RMigWireType type, uint32_t len,
            rmig_control_command(s->main.control, type, len, repeat, err);
 }
 
-/* The first error ends the migration: every later call fails with it */
-static void give_up(RMigSource *s, GError *local, GError **err)
+void rmig_source_give_up(RMigSource *s, GError *local, GError **err)
 {
     rmig_link_fail(s->main.link, g_error_copy(local));
     g_propagate_error(err, local);
@@ -241,7 +239,7 @@ bool rmig_source_exchange(RMigSource *s, GError **err)
     GError *local = NULL;
 
     if (!rmig_link_check(s->main.link, &local) || !exchange(s, &local)) {
-        give_up(s, local, err);
+        rmig_source_give_up(s, local, err);
         return false;
     }
     return true;
@@ -292,26 +290,10 @@ bool rmig_source_finish(RMigSource *s, GError **err)
     GError *local = NULL;
 
     if (!rmig_link_check(s->main.link, &local) || !finish(s, &local)) {
-        give_up(s, local, err);
+        rmig_source_give_up(s, local, err);
         return false;
     }
     rmig_source_publish(s);
-    return true;
-}
-
-bool rmig_source_end(RMigSource *s, GError **err)
-{
-    GError *local = NULL;
-
-    if (s->back.control) {
-        rmig_control_expect(s->back.control);
-    }
-    if (!rmig_link_check(s->main.link, &local) ||
-        !rmig_stream_flush(&s->main.stream, &local) ||
-        !rmig_link_settle(s->main.link, LAST_MESSAGE_MS, &local)) {
-        give_up(s, local, err);
-        return false;
-    }
     return true;
 }
 
@@ -322,7 +304,8 @@ void rmig_source_publish(RMigSource *s)
     uint64_t waited = 0;
 
     now.extensions = s->granted & (RMIG_WIRE_FLAG_BATCH |
-                                   RMIG_WIRE_FLAG_BUDGET);
+                                   RMIG_WIRE_FLAG_BUDGET |
+                                   RMIG_WIRE_FLAG_HANDOVER);
     now.pins_all = rmig_source_pins_all(s);
     now.peer_pin_limit = s->granted & RMIG_WIRE_FLAG_BUDGET ?
                          s->peer_pin_bytes : 0;
@@ -378,6 +361,7 @@ void rmig_source_close(RMigSource *s, bool failed)
     if (!s->main.link) {
         return;
     }
+    s->count.waiting = RMIG_WAIT_NONE;
     rmig_source_publish(s);
     if (s->jobs) {
         rmig_jobs_drop(s->jobs);

@@ -7,6 +7,7 @@
  */
 #include <string.h>
 
+#include "log.h"
 #include "stream.h"
 
 void rmig_stream_init(RMigStream *s, RMigControl *control)
@@ -40,6 +41,39 @@ bool rmig_stream_flush(RMigStream *s, GError **err)
     s->gathered = 0;
     return rmig_control_command(s->control, RMIG_WIRE_QEMU_FILE, bytes, 1,
                                 err);
+}
+
+/* What the peer has done so far is known after it */
+static bool look(RMigStream *s, GError **err)
+{
+    int ret;
+
+    do {
+        ret = rmig_link_poll(rmig_control_link(s->control), err);
+    } while (ret > 0);
+    return ret == 0;
+}
+
+bool rmig_stream_write_now(RMigStream *s, const void *buf, size_t size,
+                           GError **err)
+{
+    if (!look(s, err)) {
+        return false;
+    }
+    if (!rmig_control_may_compose(s->control) ||
+        size >= RMIG_WIRE_DATA_MAX_BYTES - s->gathered) {
+        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
+                    "the peer does not take what must not wait for it");
+        return false;
+    }
+    return rmig_stream_write(s, buf, size, err);
+}
+
+bool rmig_stream_flush_now(RMigStream *s, GError **err)
+{
+    return look(s, err) &&
+           (!rmig_control_may_send(s->control, RMIG_WIRE_QEMU_FILE) ||
+            rmig_stream_flush(s, err));
 }
 
 bool rmig_stream_write(RMigStream *s, const void *buf, size_t size,
@@ -139,8 +173,8 @@ ssize_t rmig_stream_read(RMigStream *s, void *buf, size_t size, bool wait,
     memcpy(buf, s->data, part);
     s->data += part;
     s->left -= part;
-    if (s->left == 0 && !rmig_control_release(s->control, err)) {
-        return -1;
+    if (s->left == 0 && !rmig_control_release(s->control, NULL)) {
+        RMIG_LOG("the last bytes of a connection that has broken");
     }
     return part;
 }

@@ -31,8 +31,11 @@ bool rmig_verbs_modify_qp(RMigVerbs *verbs, struct ibv_qp_attr *attr, int mask,
 uint32_t rmig_verbs_qp_num(const RMigVerbs *verbs);
 /* Nothing that was posted is used any more; before rmig_verbs_free() */
 void rmig_verbs_destroy_qp(RMigVerbs *verbs);
-/* Move the queue pair to ERR: from then on nobody can write through it */
-void rmig_verbs_revoke(RMigVerbs *verbs);
+/*
+ * Move the queue pair to ERR: from then on nobody can write through it.  False
+ * if the device refuses; then it must be destroyed.
+ */
+bool rmig_verbs_revoke(RMigVerbs *verbs) G_GNUC_WARN_UNUSED_RESULT;
 void rmig_verbs_free(RMigVerbs *verbs);
 
 #endif

@@ -44,6 +44,12 @@ GQuark rmig_verbs_error_quark(void)
     return g_quark_from_static_string("rmig-verbs-error");
 }
 
+/* Some providers return errors as the kernel does, below zero */
+static const char *error_text(int errnum)
+{
+    return g_strerror(ABS(errnum));
+}
+
 G_GNUC_PRINTF(3, 4)
 static void set_errno_error(GError **err, int errnum, const char *fmt, ...)
 {
@@ -54,7 +60,7 @@ static void set_errno_error(GError **err, int errnum, const char *fmt, ...)
     what = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     g_set_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED, "%s: %s", what,
-                g_strerror(errnum));
+                error_text(errnum));
 }
 
 /* Send-queue slots to ask for: what we want, or what the device can give */
@@ -159,22 +165,26 @@ uint32_t rmig_verbs_qp_num(const RMigVerbs *v)
 
 void rmig_verbs_destroy_qp(RMigVerbs *v)
 {
+    int ret;
+
     rmig_health_set_qp(&v->health, NULL);
-    if (v->qp && ibv_destroy_qp(v->qp) != 0) {
-        g_warning("destroying a queue pair failed: %s", g_strerror(errno));
+    ret = v->qp ? ibv_destroy_qp(v->qp) : 0;
+    if (ret != 0) {
+        g_warning("destroying a queue pair failed: %s", error_text(ret));
     }
     v->qp = NULL;
 }
 
-void rmig_verbs_revoke(RMigVerbs *v)
+bool rmig_verbs_revoke(RMigVerbs *v)
 {
     struct ibv_qp_attr attr = { .qp_state = IBV_QPS_ERR };
+    int ret = v->qp ? ibv_modify_qp(v->qp, &attr, IBV_QP_STATE) : 0;
 
-    /* Its only failure is a queue pair that is already beyond use */
-    if (v->qp && ibv_modify_qp(v->qp, &attr, IBV_QP_STATE) != 0) {
+    if (ret != 0) {
         RMIG_LOG("the queue pair could not be moved to ERR: %s",
-                 g_strerror(errno));
+                 error_text(ret));
     }
+    return ret == 0;
 }
 
 void rmig_verbs_free(RMigVerbs *v)
@@ -248,7 +258,7 @@ RMigMr *rmig_mr_register(RMigVerbs *v, void *addr, uint64_t bytes,
                     "registering %" G_GUINT64_FORMAT " bytes of memory with "
                     "%s failed: %s%s", (guint64)bytes,
                     ibv_get_device_name(v->device->device),
-                    g_strerror(errnum), hint);
+                    error_text(errnum), hint);
         return NULL;
     }
     self = g_new0(RMigMr, 1);
@@ -269,7 +279,7 @@ void rmig_mr_unregister(RMigMr *mr)
     pinned_bytes -= mr->mr->length;
     if (ibv_dereg_mr(mr->mr) != 0) {
         g_warning("unregistering a memory region failed: %s",
-                  g_strerror(errno));
+                  error_text(errno));
     }
     g_free(mr);
 }
@@ -299,6 +309,16 @@ void rmig_mr_reset_peak(void)
     pinned_peak = pinned_bytes;
 }
 
+/* It may have been destroyed to revoke the peer's access */
+static bool has_qp(const RMigVerbs *v, const RMigWork *work, GError **err)
+{
+    if (!v->qp) {
+        g_set_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED,
+                    "posting a %s failed: the queue pair is gone", work->what);
+    }
+    return v->qp;
+}
+
 /* Account first, post, and take the account back if the post is refused */
 static bool post_to_send_queue(RMigVerbs *v, struct ibv_send_wr *wr,
                                RMigWork *work, GError **err)
@@ -308,7 +328,10 @@ static bool post_to_send_queue(RMigVerbs *v, struct ibv_send_wr *wr,
     struct ibv_send_wr *bad;
     int ret;
 
-    g_assert(v->qp && v->send_used < v->send_slots);
+    if (!has_qp(v, work, err)) {
+        return false;
+    }
+    g_assert(v->send_used < v->send_slots);
     v->send_used++;
     v->unsignalled++;
     if (signalled) {
@@ -352,7 +375,10 @@ bool rmig_verbs_post_writes(RMigVerbs *v, RMigWork *work,
     int ret;
 
     g_assert(n > 0 && n <= RMIG_VERBS_CHAIN);
-    g_assert(v->qp && v->send_used + n <= v->send_slots);
+    if (!has_qp(v, work, err)) {
+        return false;
+    }
+    g_assert(v->send_used + n <= v->send_slots);
     for (unsigned i = 0; i < n; i++) {
         sge[i] = (struct ibv_sge) {
             .addr = (uintptr_t)writes[i].addr, .length = writes[i].bytes,
@@ -406,6 +432,9 @@ bool rmig_verbs_post_recv(RMigVerbs *v, RMigWork *work, RMigMr *mr,
     int ret;
 
     work->slots = 0;
+    if (!has_qp(v, work, err)) {
+        return false;
+    }
     ret = ibv_post_recv(v->qp, &wr, &bad);
     if (ret != 0) {
         set_errno_error(err, ret, "posting a %s failed", work->what);

@@ -33,6 +33,7 @@ typedef struct TypeRule {
     uint32_t record_bytes;
     uint32_t records_max;
     bool repeat_counts; /* the header's repeat must be the record count */
+    bool may_be_empty;  /* no record at all is legal */
 } TypeRule;
 
 #define EMPTY(n) { .name = (n), .legal = true, .payload = PAYLOAD_EMPTY }
@@ -48,9 +49,12 @@ static const TypeRule type_rules[RMIG_WIRE_TYPES] = {
         .name = "QEMU_FILE", .legal = true, .payload = PAYLOAD_BYTES,
     },
     [RMIG_WIRE_RAM_BLOCKS_REQUEST] = EMPTY("RAM_BLOCKS_REQUEST"),
-    [RMIG_WIRE_RAM_BLOCKS_RESULT] =
-        RECORDS("RAM_BLOCKS_RESULT", RMIG_WIRE_BLOCK_BYTES,
-                RMIG_WIRE_BLOCKS_MAX, false),
+    /* Empty if there is no RAM to send: x-ignore-shared may leave none */
+    [RMIG_WIRE_RAM_BLOCKS_RESULT] = {
+        .name = "RAM_BLOCKS_RESULT", .legal = true,
+        .payload = PAYLOAD_RECORDS, .record_bytes = RMIG_WIRE_BLOCK_BYTES,
+        .records_max = RMIG_WIRE_BLOCKS_MAX, .may_be_empty = true,
+    },
     [RMIG_WIRE_COMPRESS] =
         RECORDS("COMPRESS", RMIG_WIRE_ZERO_RUN_BYTES,
                 RMIG_WIRE_RECORDS_MAX, true),
@@ -65,6 +69,11 @@ static const TypeRule type_rules[RMIG_WIRE_TYPES] = {
         RECORDS("UNREGISTER_REQUEST", RMIG_WIRE_REGISTER_BYTES,
                 RMIG_WIRE_RECORDS_MAX, true),
     [RMIG_WIRE_UNREGISTER_FINISHED] = EMPTY("UNREGISTER_FINISHED"),
+    [RMIG_WIRE_LOAD_REQUEST] = EMPTY("LOAD_REQUEST"),
+    [RMIG_WIRE_LOADED] =
+        RECORDS("LOADED", RMIG_WIRE_LOADED_BYTES, 1, false),
+    [RMIG_WIRE_START] = EMPTY("START"),
+    [RMIG_WIRE_STARTED] = EMPTY("STARTED"),
 };
 
 #undef EMPTY
@@ -182,6 +191,14 @@ void rmig_wire_zero_run_pack(uint8_t *buf, const RMigWireZeroRun *run)
     g_assert(p == buf + RMIG_WIRE_ZERO_RUN_BYTES);
 }
 
+void rmig_wire_loaded_pack(uint8_t *buf, uint32_t flags)
+{
+    uint8_t *p = buf;
+
+    put32(&p, flags);
+    g_assert(p == buf + RMIG_WIRE_LOADED_BYTES);
+}
+
 /* Asking for a record that the message does not have is a bug of ours */
 static const uint8_t *record_at(const RMigWireMessage *msg, uint32_t i)
 {
@@ -235,6 +252,14 @@ void rmig_wire_zero_run_unpack(const RMigWireMessage *msg, uint32_t i,
     run->block = get32(&p);
     run->offset = get64(&p);
     run->length = get64(&p);
+}
+
+uint32_t rmig_wire_loaded_unpack(const RMigWireMessage *msg)
+{
+    const uint8_t *p = record_at(msg, 0);
+
+    g_assert(msg->type == RMIG_WIRE_LOADED);
+    return get32(&p);
 }
 
 /* @p: behind the first RMIG_WIRE_PRIVATE_BYTES of @bytes */
@@ -296,7 +321,8 @@ static bool check_records(const TypeRule *rule, const RMigWireHeader *header,
 {
     msg->n_records = header->len / rule->record_bytes;
 
-    if (header->len == 0 || header->len % rule->record_bytes != 0) {
+    if ((header->len == 0 && !rule->may_be_empty) ||
+        header->len % rule->record_bytes != 0) {
         g_set_error(err, RMIG_WIRE_ERROR_QUARK, 0,
                     "%s from the peer has %u bytes of data, which is not a "
                     "whole number of %u-byte records",

@@ -26,8 +26,10 @@
 #define RMIG_WIRE_FLAG_PIN_ALL (1u << 0)
 #define RMIG_WIRE_FLAG_BATCH (1u << 1)
 #define RMIG_WIRE_FLAG_BUDGET (1u << 2) /* an extension record follows */
+#define RMIG_WIRE_FLAG_HANDOVER (1u << 5)
 #define RMIG_WIRE_FLAGS_KNOWN \
-    (RMIG_WIRE_FLAG_PIN_ALL | RMIG_WIRE_FLAG_BATCH | RMIG_WIRE_FLAG_BUDGET)
+    (RMIG_WIRE_FLAG_PIN_ALL | RMIG_WIRE_FLAG_BATCH | \
+     RMIG_WIRE_FLAG_BUDGET | RMIG_WIRE_FLAG_HANDOVER)
 
 /* Sizes in bytes */
 #define RMIG_WIRE_PRIVATE_BYTES 8u /* without an extension record */
@@ -39,6 +41,7 @@
 #define RMIG_WIRE_REGISTER_BYTES 24u
 #define RMIG_WIRE_RESULT_BYTES 16u
 #define RMIG_WIRE_ZERO_RUN_BYTES 24u
+#define RMIG_WIRE_LOADED_BYTES 4u
 #define RMIG_WIRE_MESSAGE_MAX_BYTES (512u * 1024u)
 #define RMIG_WIRE_DATA_MAX_BYTES \
     (RMIG_WIRE_MESSAGE_MAX_BYTES - RMIG_WIRE_HEADER_BYTES)
@@ -61,6 +64,11 @@ typedef enum RMigWireType {
     RMIG_WIRE_REGISTER_FINISHED = 9,
     RMIG_WIRE_UNREGISTER_REQUEST = 10,
     RMIG_WIRE_UNREGISTER_FINISHED = 11,
+    /* Only if both sides set RMIG_WIRE_FLAG_HANDOVER */
+    RMIG_WIRE_LOAD_REQUEST = 12,
+    RMIG_WIRE_LOADED = 13,
+    RMIG_WIRE_START = 14,
+    RMIG_WIRE_STARTED = 15,
     RMIG_WIRE_TYPES
 } RMigWireType;
 
@@ -110,6 +118,9 @@ typedef struct RMigWireZeroRun {
     uint64_t length; /* bytes */
 } RMigWireZeroRun;
 
+/* LOADED: the destination starts the guest by itself when it may */
+#define RMIG_WIRE_LOADED_STARTS (1u << 0)
+
 /* A validated message that still lies in a receive buffer */
 typedef struct RMigWireMessage {
     RMigWireType type;
@@ -139,6 +150,8 @@ void rmig_wire_block_pack(uint8_t *buf, const RMigWireBlock *block);
 void rmig_wire_register_pack(uint8_t *buf, const RMigWireRegister *reg);
 void rmig_wire_result_pack(uint8_t *buf, const RMigWireResult *result);
 void rmig_wire_zero_run_pack(uint8_t *buf, const RMigWireZeroRun *run);
+/* @flags: RMIG_WIRE_LOADED_* */
+void rmig_wire_loaded_pack(uint8_t *buf, uint32_t flags);
 
 /*
  * Record @i (< n_records) of a validated message of the fitting type.  These
@@ -152,6 +165,8 @@ void rmig_wire_result_unpack(const RMigWireMessage *msg, uint32_t i,
                              RMigWireResult *result);
 void rmig_wire_zero_run_unpack(const RMigWireMessage *msg, uint32_t i,
                                RMigWireZeroRun *run);
+/* The flags of a LOADED, with bits that are not known here */
+uint32_t rmig_wire_loaded_unpack(const RMigWireMessage *msg);
 
 /*
  * rmig_wire_private_unpack: read a peer's private data
@@ -176,9 +191,10 @@ bool rmig_wire_private_unpack(const void *buf, size_t bytes,
  * type: no data where none belongs, a whole number of records, at least one,
  * at most the limit, and for REGISTER_REQUEST, UNREGISTER_REQUEST and COMPRESS
  * len == repeat * record size.
- * RAM_BLOCKS_RESULT counts its records by len alone, and so does
- * REGISTER_RESULT (a stock destination answers N requests with one record of
- * repeat N); neither needs a particular repeat.  QEMU_FILE must not be empty.
+ * RAM_BLOCKS_RESULT and LOADED (one record) count their records by len alone,
+ * and so does REGISTER_RESULT (a stock destination answers N requests with one
+ * record of repeat N); none of them needs a particular repeat.  QEMU_FILE must
+ * not be empty.
  * @msg points into @buf.
  */
 bool rmig_wire_message_unpack(const uint8_t *buf, size_t bytes,

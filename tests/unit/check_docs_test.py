@@ -74,8 +74,8 @@ class CheckDocs(unittest.TestCase):
         self.check('struct zero-run: the document says None')
 
     def test_message_number(self):
-        self.change(DOC, '    6     COMPRESS ', '    12    COMPRESS ')
-        self.check('type 6: the document says None', 'type 12:')
+        self.change(DOC, '    6     COMPRESS ', '    16    COMPRESS ')
+        self.check('type 6: the document says None', 'type 16:')
 
     def test_message_data(self):
         self.change(DOC, 'dest    16     any', 'dest    24     any')
@@ -147,10 +147,10 @@ class CheckDocs(unittest.TestCase):
 
     def test_code_gets_a_type(self):
         self.change('migration/rdma/wire.h', '    RMIG_WIRE_TYPES\n',
-                    '    RMIG_WIRE_NEW = 12,\n    RMIG_WIRE_TYPES\n')
+                    '    RMIG_WIRE_NEW = 16,\n    RMIG_WIRE_TYPES\n')
         self.change('migration/rdma/wire.c', '\n};\n',
                     '\n    [RMIG_WIRE_NEW] = EMPTY("NEW"),\n};\n')
-        self.check('type 12: the document says None', built=False)
+        self.check('type 16: the document says None', built=False)
 
     def test_code_gets_a_state(self):
         self.change('migration/rdma/control.c', '    RMIG_CONTROL_STATES\n',

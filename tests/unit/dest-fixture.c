@@ -20,6 +20,9 @@ static bool list_blocks(void *opaque, GError **err)
         g_set_error(err, RMIG_BLOCKS_ERROR, 0, "no list today");
         return false;
     }
+    if (f->no_blocks) {
+        return true;
+    }
     if (!rmig_dest_add_block(f->dest, "rom", f->rom, 0x1000, PAGE, err) ||
         !rmig_dest_add_block(f->dest, "empty", NULL, 0x2000, 0, err) ||
         !rmig_dest_add_block(f->dest, "ram", f->ram, RAM_OFFSET, RAM_BYTES,

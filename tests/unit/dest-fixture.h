@@ -23,6 +23,7 @@ typedef struct Fixture {
     RMigVerbs *verbs;
     uint8_t *ram, *rom;
     bool list_fails;
+    bool no_blocks; /* everything is ignored */
     unsigned zero_calls;
     uint64_t zeroed_bytes;
     uint64_t longest_zero;

@@ -64,6 +64,7 @@ void fake_link_script_type(RMigLink *link, RMigWireType type)
         [RMIG_WIRE_REGISTER_REQUEST] = RMIG_WIRE_REGISTER_BYTES,
         [RMIG_WIRE_REGISTER_RESULT] = RMIG_WIRE_RESULT_BYTES,
         [RMIG_WIRE_UNREGISTER_REQUEST] = RMIG_WIRE_REGISTER_BYTES,
+        [RMIG_WIRE_LOADED] = RMIG_WIRE_LOADED_BYTES,
     };
 
     fake_link_script(link, fake_link_message(type, NULL, record[type], 1));
@@ -269,6 +270,10 @@ bool rmig_link_step(RMigLink *link, int64_t deadline_us, const char *what,
     link->in_step = false;
     if (ret == 0) {
         link->idle_steps++;
+        if (deadline_us == 0 && link->patience) {
+            link->patience(link);
+            return true;
+        }
         g_assert_cmpint(deadline_us, >, 0); /* it would sleep for ever */
         /* Waking up for nothing or for a heartbeat must not put off the end */
         g_assert_true(!link->idle_deadline_us ||
@@ -286,6 +291,11 @@ bool rmig_link_step(RMigLink *link, int64_t deadline_us, const char *what,
         return rmig_link_poll(link, err) > 0;
     }
     return ret > 0;
+}
+
+void rmig_link_rest(RMigLink *link)
+{
+    link->rests++;
 }
 
 void rmig_link_fail(RMigLink *link, GError *err)
@@ -321,6 +331,46 @@ bool rmig_link_settle(RMigLink *link, int64_t timeout_ms, GError **err)
     }
     fake_verbs_complete(link->verbs, fake_verbs_ripe(link->verbs, 0));
     return true;
+}
+
+bool rmig_link_drain(RMigLink *link, int64_t timeout_ms, const char *what,
+                     GError **err)
+{
+    int64_t deadline = g_get_monotonic_time() + timeout_ms * 1000;
+
+    g_assert_cmpint(timeout_ms, >, 0);
+    if (link->break_settling) {
+        rmig_link_fail(link, g_error_new(RMIG_VERBS_ERROR,
+                                         RMIG_VERBS_ERROR_COMPLETION,
+                                         "SEND failed"));
+    }
+    while (fake_verbs_pending(link->verbs) > 0) {
+        if (!rmig_link_step(link, deadline, what, err)) {
+            return false;
+        }
+    }
+    return rmig_link_check(link, err);
+}
+
+bool rmig_link_look(RMigLink *link, GError **err)
+{
+    int ret;
+
+    do {
+        ret = rmig_link_poll(link, err);
+    } while (ret > 0);
+    return ret == 0;
+}
+
+bool rmig_link_ask(RMigLink *link, GError **err)
+{
+    link->asks++;
+    if (link->no_answer) {
+        rmig_link_fail(link, g_error_new(RMIG_VERBS_ERROR,
+                                         RMIG_VERBS_ERROR_COMPLETION,
+                                         "heartbeat failed"));
+    }
+    return rmig_link_look(link, err);
 }
 
 void rmig_link_disconnect(RMigLink *link)

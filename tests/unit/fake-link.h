@@ -6,7 +6,8 @@
  * Each step of a wait lets the next thing of the script happen.  When nothing
  * is left, requests on the send queue complete; when none is left either, the
  * wait wakes up for heartbeats alone and then times out.  One without a
- * deadline fails the test, and so does one whose deadline a heartbeat puts off.
+ * deadline fails the test, unless that expects it (patience), and so does one
+ * whose deadline a heartbeat puts off.
  */
 #ifndef FAKE_LINK_H
 #define FAKE_LINK_H
@@ -28,6 +29,7 @@ struct RMigLink {
     /* Nothing is to arrive: the peer may say what it owes; false: nothing */
     bool (*owes)(RMigLink *link);
     unsigned steps;
+    unsigned rests; /* calls of rmig_link_rest() */
     unsigned idle_steps; /* that slept though nothing was to come */
     gint disconnected; /* which other threads may look at */
     /*
@@ -38,13 +40,18 @@ struct RMigLink {
     uint32_t granted;
     uint64_t asked_pin_bytes;
     uint64_t granted_pin_bytes;
-    bool cannot_connect;
+    bool cannot_connect; /* passive side: the peer has left */
+    bool half_open;      /* the peer does not complete what was accepted */
     bool frozen;         /* nothing arrives or completes any more */
     bool break_settling; /* the last message fails */
     int64_t idle_deadline_us; /* of the wait that has woken up for nothing */
     RMigWork probe;
     bool probing;
     unsigned beats; /* since something else has happened */
+    /* A wait without a deadline, and nothing is left: something must happen */
+    void (*patience)(RMigLink *link);
+    bool no_answer;   /* rmig_link_ask() finds nobody */
+    unsigned asks;
     bool up;
     unsigned host; /* a number for the host that the peer is on */
     RMigShutdown *shutdown;
@@ -66,8 +73,11 @@ RMigLink *fake_link_new(void);
 void fake_link_oblige(RMigLink *link);
 /* The next link that resolving or listening gives; it becomes the caller's */
 void fake_link_offer(RMigLink *link);
-/* Links that were refused so far */
+/* Links that were refused so far, or were given a queue pair */
 extern unsigned fake_links_refused;
+extern unsigned fake_links_prepared;
+extern unsigned fake_listener_watches;
+extern bool fake_listener_ticks;
 /* The memory-lock limit that the program sees; at first there is none */
 extern uint64_t fake_memlock_bytes;
 

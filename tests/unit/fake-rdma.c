@@ -26,7 +26,8 @@ static struct ibv_comp_channel comp_channel;
 static struct ibv_cq fake_cq;
 static bool armed;
 static struct rdma_cm_id *last_id;
-static int timer_fd = -1;
+static int timer_fd = -1; /* of the last link */
+static int listener_timer_fd = -1;
 
 typedef struct FakeEvent {
     struct rdma_cm_event event;
@@ -640,6 +641,11 @@ int timerfd_settime(int fd, int flags, const struct itimerspec *value,
 {
     (void)flags;
     (void)old;
+    if (value->it_interval.tv_sec == 0) {
+        listener_timer_fd = fd;
+        fake_rdma.listener_tick_ms = value->it_interval.tv_nsec / 1000000;
+        return 0;
+    }
     g_assert_cmpint(fd, ==, timer_fd);
     g_assert_cmpint(value->it_interval.tv_sec, ==, 1);
     return 0;
@@ -649,4 +655,9 @@ void fake_rdma_tick(void)
 {
     fake_rdma.now_us += G_USEC_PER_SEC;
     ring(timer_fd);
+}
+
+void fake_rdma_listener_tick(void)
+{
+    ring(listener_timer_fd);
 }

@@ -49,6 +49,7 @@ typedef struct FakeRdma {
                               work requests */
     void (*after_poll)(void); /* once, when the queue was found empty */
     gint64 now_us;
+    int listener_tick_ms; /* 0: it does not tick */
 } FakeRdma;
 
 extern FakeRdma fake_rdma;
@@ -67,7 +68,8 @@ void fake_rdma_event(enum rdma_cm_event_type type, int status,
                      const void *private_data, uint8_t len);
 /* A connect request at the listener */
 void fake_rdma_request(const void *private_data, uint8_t len);
-/* A second passes, on the timers too */
+/* A second passes, on the links' timers too */
 void fake_rdma_tick(void);
+void fake_rdma_listener_tick(void);
 
 #endif

@@ -30,6 +30,7 @@ static GQueue offered = G_QUEUE_INIT;
 struct RMigShutdown {
     gint triggered;
     int fd; /* an eventfd, as the real one's */
+    bool parted;
 };
 
 struct RMigListener {
@@ -70,6 +71,24 @@ void rmig_shutdown_trigger(RMigShutdown *shutdown)
 int rmig_shutdown_fd(const RMigShutdown *shutdown)
 {
     return shutdown->fd;
+}
+
+void rmig_shutdown_because(RMigShutdown *shutdown, const char *reason)
+{
+    (void)reason;
+    if (!shutdown->parted) {
+        rmig_shutdown_trigger(shutdown);
+    }
+}
+
+bool rmig_shutdown_part(RMigShutdown *shutdown, GError **err)
+{
+    shutdown->parted |= !shutdown->triggered;
+    if (shutdown->triggered) {
+        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_SHUTDOWN,
+                    "the connection was shut down");
+    }
+    return !shutdown->triggered;
 }
 
 bool rmig_shutdown_triggered(const RMigShutdown *shutdown)
@@ -136,6 +155,31 @@ int rmig_listener_fd(const RMigListener *listener)
     return 43;
 }
 
+unsigned fake_listener_watches;
+bool fake_listener_ticks;
+
+bool rmig_listener_watch(RMigListener *listener, const RMigLink *link,
+                         GError **err)
+{
+    (void)listener;
+    (void)err;
+    g_assert_nonnull(link);
+    fake_listener_watches++;
+    return true;
+}
+
+void rmig_listener_unwatch(RMigListener *listener, const RMigLink *link)
+{
+    (void)listener;
+    g_assert_nonnull(link);
+}
+
+void rmig_listener_tick(RMigListener *listener, bool on)
+{
+    (void)listener;
+    fake_listener_ticks = on;
+}
+
 uint16_t rmig_listener_port(const RMigListener *listener)
 {
     g_assert_nonnull(listener);
@@ -165,19 +209,39 @@ RMigLink *rmig_listener_take(RMigListener *listener, const char *name,
     return link;
 }
 
+unsigned fake_links_prepared;
+
+bool rmig_link_prepare(RMigLink *link, const char *name, GError **err)
+{
+    (void)name;
+    (void)link;
+    (void)err;
+    fake_links_prepared++;
+    return true;
+}
+
 bool rmig_link_accept(RMigLink *link, const RMigWirePrivate *granted,
                       GError **err)
 {
+    (void)err;
     g_assert_cmpuint(g_queue_get_length(&link->verbs->recvs), >, 0);
-    if (link->cannot_connect) {
-        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_TIMEOUT,
-                    "timed out while waiting for the peer");
-        return false;
-    }
     link->granted = granted->flags;
     link->granted_pin_bytes = granted->pin_bytes;
-    link->up = true;
+    link->up = !link->half_open;
     return true;
+}
+
+int rmig_link_accepted(RMigLink *link, GError **err)
+{
+    if (!rmig_link_check(link, err)) {
+        return -1;
+    }
+    if (link->cannot_connect) {
+        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_CLOSED,
+                    "the peer closed the connection");
+        return -1;
+    }
+    return link->up;
 }
 
 unsigned fake_links_refused;

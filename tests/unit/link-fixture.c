@@ -32,8 +32,16 @@ static void wait_readable(void *opaque, int fd)
     g_assert_cmpint(poll(&pfd, 1, 0), ==, 1);
 }
 
-const RMigWaiter waiter = { .wait_readable = wait_readable,
-                                   .opaque = script };
+unsigned rests;
+
+static void rest(void *opaque)
+{
+    g_assert_true(opaque == script);
+    rests++;
+}
+
+const RMigWaiter waiter = { .wait_readable = wait_readable, .rest = rest,
+                            .opaque = script };
 
 void set_script(Step *a, Step *b, Step *c)
 {

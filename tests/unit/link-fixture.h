@@ -24,6 +24,7 @@ typedef struct Fixture {
 
 /* The next step of the script, and how often the link slept */
 extern unsigned at;
+extern unsigned rests; /* turns that others had */
 extern unsigned sleeps;
 /* The fixture that steps work on */
 extern Fixture *current;

@@ -183,6 +183,8 @@ static const struct {
     { RMIG_WIRE_RAM_BLOCKS_REQUEST, RMIG_WIRE_RAM_BLOCKS_RESULT },
     { RMIG_WIRE_REGISTER_REQUEST, RMIG_WIRE_REGISTER_RESULT },
     { RMIG_WIRE_UNREGISTER_REQUEST, RMIG_WIRE_UNREGISTER_FINISHED },
+    { RMIG_WIRE_LOAD_REQUEST, RMIG_WIRE_LOADED },
+    { RMIG_WIRE_START, RMIG_WIRE_STARTED },
 };
 
 static void test_wait_answer(void)
@@ -191,6 +193,7 @@ static void test_wait_answer(void)
     Fixture f;
 
     setup(&f, true);
+    rmig_control_set_hands_over(f.control);
     for (size_t i = 0; i < G_N_ELEMENTS(answered); i++) {
         command(&f, answered[i].command);
         fake_link_script_type(f.link, answered[i].answer);
@@ -270,6 +273,7 @@ static void test_serve(void)
     Fixture f;
 
     setup(&f, false);
+    rmig_control_set_hands_over(f.control);
     for (size_t i = 0; i < G_N_ELEMENTS(commands); i++) {
         serve(&f, commands[i], &msg);
         g_assert_cmpuint(recvs(&f), ==, RMIG_CONTROL_RECVS - 1);
@@ -306,7 +310,8 @@ static void test_command_overtakes_completion(void)
 
 typedef enum State {
     CMD_IDLE, CMD_CREDIT, CMD_WAIT_BLOCKS, CMD_WAIT_REGISTER,
-    CMD_WAIT_UNREGISTER, CMD_READING_ANSWER,
+    CMD_WAIT_UNREGISTER, CMD_WAIT_LOADED, CMD_WAIT_STARTED,
+    CMD_READING_ANSWER,
     SRV_IDLE, SRV_ASKED, SRV_HOLDING, SRV_OWING, SRV_AHEAD, SRV_QUEUED,
     N_STATES
 } State;
@@ -317,7 +322,8 @@ typedef enum State {
                   BIT(RMIG_WIRE_COMPRESS) | \
                   BIT(RMIG_WIRE_REGISTER_REQUEST) | \
                   BIT(RMIG_WIRE_REGISTER_FINISHED) | \
-                  BIT(RMIG_WIRE_UNREGISTER_REQUEST))
+                  BIT(RMIG_WIRE_UNREGISTER_REQUEST) | HANDOVER)
+#define HANDOVER (BIT(RMIG_WIRE_LOAD_REQUEST) | BIT(RMIG_WIRE_START))
 
 /* Besides ERROR, which is understood in every state */
 static const uint32_t legal[N_STATES] = {
@@ -326,6 +332,8 @@ static const uint32_t legal[N_STATES] = {
     [CMD_WAIT_BLOCKS] = BIT(RMIG_WIRE_RAM_BLOCKS_RESULT),
     [CMD_WAIT_REGISTER] = BIT(RMIG_WIRE_REGISTER_RESULT),
     [CMD_WAIT_UNREGISTER] = BIT(RMIG_WIRE_UNREGISTER_FINISHED),
+    [CMD_WAIT_LOADED] = BIT(RMIG_WIRE_LOADED),
+    [CMD_WAIT_STARTED] = BIT(RMIG_WIRE_STARTED),
     [CMD_READING_ANSWER] = BIT(RMIG_WIRE_READY),
     [SRV_IDLE] = 0,
     [SRV_ASKED] = COMMANDS,
@@ -335,11 +343,14 @@ static const uint32_t legal[N_STATES] = {
     [SRV_QUEUED] = 0,
 };
 
-static void setup_in_state(Fixture *f, State state)
+static void setup_in_state(Fixture *f, State state, bool hands_over)
 {
     RMigWireMessage msg;
 
     setup(f, state < SRV_IDLE);
+    if (hands_over) {
+        rmig_control_set_hands_over(f->control);
+    }
     switch (state) {
     case CMD_CREDIT:
         arrive(f, RMIG_WIRE_READY);
@@ -352,6 +363,12 @@ static void setup_in_state(Fixture *f, State state)
         break;
     case CMD_WAIT_UNREGISTER:
         command(f, RMIG_WIRE_UNREGISTER_REQUEST);
+        break;
+    case CMD_WAIT_LOADED:
+        command(f, RMIG_WIRE_LOAD_REQUEST);
+        break;
+    case CMD_WAIT_STARTED:
+        command(f, RMIG_WIRE_START);
         break;
     case CMD_READING_ANSWER:
         command(f, RMIG_WIRE_REGISTER_REQUEST);
@@ -379,27 +396,38 @@ static void setup_in_state(Fixture *f, State state)
     }
 }
 
+static void check_every_message(State state, bool hands_over)
+{
+    uint32_t may_come = legal[state] & (hands_over ? UINT32_MAX : ~HANDOVER);
+
+    for (unsigned type = 1; type < RMIG_WIRE_TYPES; type++) {
+        Fixture f;
+
+        setup_in_state(&f, state, hands_over);
+        arrive(&f, type);
+        if (type == RMIG_WIRE_ERROR) {
+            assert_link_failed(&f, RMIG_CONTROL_ERROR,
+                               RMIG_CONTROL_ERROR_PEER, "gave up");
+        } else if (may_come & BIT(type)) {
+            g_assert_false(rmig_link_failed(f.link));
+        } else {
+            g_autofree char *says = g_strdup_printf(
+                "the peer sent %s while", rmig_wire_type_name(type));
+
+            assert_link_failed(&f, RMIG_CONTROL_ERROR,
+                               RMIG_CONTROL_ERROR_PROTOCOL, says);
+        }
+        teardown(&f);
+    }
+}
+
 static void test_every_message_in_every_state(void)
 {
     for (State state = 0; state < N_STATES; state++) {
-        for (unsigned type = 1; type < RMIG_WIRE_TYPES; type++) {
-            Fixture f;
-
-            setup_in_state(&f, state);
-            arrive(&f, type);
-            if (type == RMIG_WIRE_ERROR) {
-                assert_link_failed(&f, RMIG_CONTROL_ERROR,
-                                   RMIG_CONTROL_ERROR_PEER, "gave up");
-            } else if (legal[state] & BIT(type)) {
-                g_assert_false(rmig_link_failed(f.link));
-            } else {
-                g_autofree char *says = g_strdup_printf(
-                    "the peer sent %s while", rmig_wire_type_name(type));
-
-                assert_link_failed(&f, RMIG_CONTROL_ERROR,
-                                   RMIG_CONTROL_ERROR_PROTOCOL, says);
-            }
-            teardown(&f);
+        check_every_message(state, true);
+        /* These cannot be entered without */
+        if (state != CMD_WAIT_LOADED && state != CMD_WAIT_STARTED) {
+            check_every_message(state, false);
         }
     }
 }
@@ -409,7 +437,7 @@ static void test_malformed(void)
 {
     static const uint8_t cut[7];
     static const uint8_t type_0[16];
-    static const uint8_t type_12[16] = { [7] = 12 };
+    static const uint8_t type_16[16] = { [7] = 16 };
     static const uint8_t too_long[16] = { 0xff, 0xff, 0xff, 0xff, [7] = 3 };
     static const uint8_t promises[16] = { [3] = 1, [7] = 3 };
     static const struct {
@@ -419,7 +447,7 @@ static void test_malformed(void)
     } cases[] = {
         { cut, sizeof(cut), "shorter than a header" },
         { type_0, sizeof(type_0), "impossible type 0" },
-        { type_12, sizeof(type_12), "impossible type 12" },
+        { type_16, sizeof(type_16), "impossible type 16" },
         { too_long, sizeof(too_long), "limit" },
         { promises, sizeof(promises), "announces 1 bytes of data, 0 came" },
     };
@@ -428,7 +456,7 @@ static void test_malformed(void)
         for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
             Fixture f;
 
-            setup_in_state(&f, state);
+            setup_in_state(&f, state, true);
             fake_link_script_raw(f.link, cases[i].data, cases[i].len);
             g_assert_cmpint(rmig_link_poll(f.link, NULL), ==, 1);
             assert_link_failed(&f, RMIG_WIRE_ERROR_QUARK, 0,
@@ -446,7 +474,7 @@ static void test_send_error(void)
         Fixture f;
         unsigned before;
 
-        setup_in_state(&f, state);
+        setup_in_state(&f, state, true);
         before = sends(&f);
         rmig_control_send_error(f.control);
         g_assert_cmpuint(sends(&f), ==, before + 1);
@@ -469,13 +497,33 @@ static void test_send_error_cannot(void)
     teardown(&f);
 }
 
+/* A receive cannot be posted: what waits is handed out, and then the error */
+static void test_unpostable(void)
+{
+    GError *err = NULL;
+    RMigWireMessage msg;
+    Fixture f;
+
+    setup_in_state(&f, SRV_QUEUED, true);
+    f.link->verbs->fail_post = 0;
+    g_assert_false(rmig_control_release(f.control, &err));
+    g_clear_error(&err);
+    g_assert_true(rmig_control_has(f.control, RMIG_WIRE_QEMU_FILE));
+    g_assert_cmpint(rmig_control_receive(f.control, true, &msg, NULL), ==, 1);
+    g_assert_cmpint(msg.type, ==, RMIG_WIRE_QEMU_FILE);
+    g_assert_true(rmig_control_release(f.control, NULL));
+    g_assert_cmpint(rmig_control_receive(f.control, true, &msg, &err), ==, -1);
+    assert_fails(&err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED, "posting");
+    teardown(&f);
+}
+
 static void test_failing_posts(void)
 {
     RMigWireMessage msg;
     GError *err = NULL;
     Fixture f;
 
-    setup_in_state(&f, CMD_CREDIT);
+    setup_in_state(&f, CMD_CREDIT, true);
     f.link->verbs->fail_post = 0;
     g_assert_false(rmig_control_command(f.control, RMIG_WIRE_REGISTER_FINISHED,
                                         0, 1, &err));
@@ -495,14 +543,14 @@ static void test_failing_posts(void)
     g_assert_cmpuint(sends(&f), ==, 0);
     teardown(&f);
 
-    setup_in_state(&f, SRV_OWING);
+    setup_in_state(&f, SRV_OWING, true);
     f.link->verbs->fail_post = 0;
     g_assert_false(rmig_control_answer(f.control, 16, 1, &err));
     assert_fails(&err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED,
                  "sending REGISTER_RESULT");
     teardown(&f);
 
-    setup_in_state(&f, SRV_HOLDING);
+    setup_in_state(&f, SRV_HOLDING, true);
     f.link->verbs->fail_post = 0;
     g_assert_false(rmig_control_release(f.control, &err));
     assert_fails(&err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED, "posting");
@@ -511,7 +559,7 @@ static void test_failing_posts(void)
     teardown(&f);
 
     /* an early READY; what it was to follow is still good */
-    setup_in_state(&f, SRV_ASKED);
+    setup_in_state(&f, SRV_ASKED, true);
     f.link->verbs->fail_post = 0;
     arrive(&f, RMIG_WIRE_QEMU_FILE);
     assert_link_failed(&f, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED,
@@ -566,10 +614,19 @@ static void test_peer_leaves(void)
     assert_fails(&err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_CLOSED, "closed");
     teardown(&f);
 
-    setup_in_state(&f, CMD_WAIT_REGISTER);
+    setup_in_state(&f, CMD_WAIT_REGISTER, true);
     fake_link_script_close(f.link);
     g_assert_false(rmig_control_wait_answer(f.control, 1000, &msg, &err));
     assert_fails(&err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_CLOSED, "closed");
+    teardown(&f);
+
+    /* nor does it count, if it gave up behind it */
+    setup(&f, false);
+    g_assert_cmpint(rmig_control_receive(f.control, false, &msg, NULL), ==, 0);
+    arrive(&f, RMIG_WIRE_COMPRESS);
+    arrive(&f, RMIG_WIRE_ERROR);
+    g_assert_cmpint(rmig_control_receive(f.control, true, &msg, &err), ==, -1);
+    assert_fails(&err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PEER, "gave up");
     teardown(&f);
 
     /* its last message is still handed out, though it left right after it */
@@ -605,6 +662,7 @@ int main(int argc, char **argv)
     g_test_add_func("/control/send-error", test_send_error);
     g_test_add_func("/control/send-error/cannot", test_send_error_cannot);
     g_test_add_func("/control/failing-posts", test_failing_posts);
+    g_test_add_func("/control/unpostable", test_unpostable);
     g_test_add_func("/control/after-failure", test_after_failure);
     g_test_add_func("/control/peer-leaves", test_peer_leaves);
     return g_test_run();

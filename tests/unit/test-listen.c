@@ -8,7 +8,17 @@
 #include "link-fixture.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
+
+static bool is_readable(const RMigListener *listener)
+{
+    struct pollfd pfd = {
+        .fd = rmig_listener_fd(listener), .events = POLLIN,
+    };
+
+    return poll(&pfd, 1, 0) == 1;
+}
 
 static void test_listen(void)
 {
@@ -30,8 +40,21 @@ static void test_listen(void)
     g_assert_nonnull(f.link);
     g_assert_cmphex(asked.flags, ==, 1);
     g_assert_false(rmig_link_is_up(f.link));
+    g_assert_cmpint(fake_rdma.qps + fake_rdma.pds + fake_rdma.cqs, ==, 0);
+    g_assert_true(rmig_link_prepare(f.link, "test", NULL));
+    g_assert_true(rmig_listener_watch(listener, f.link, NULL));
     g_assert_true(rmig_link_accept(f.link, &ask_pin_all, NULL));
+    g_assert_cmpint(rmig_link_accepted(f.link, NULL), ==, 0);
+    g_assert_false(rmig_link_is_up(f.link));
+    g_assert_false(is_readable(listener));
+    established();
+    g_assert_true(is_readable(listener));
+    g_assert_cmpint(rmig_link_accepted(f.link, NULL), ==, 1);
     g_assert_true(rmig_link_is_up(f.link));
+    disconnected();
+    rmig_listener_unwatch(listener, f.link);
+    rmig_listener_unwatch(listener, f.link);
+    g_assert_false(is_readable(listener));
     g_assert_cmpmem(fake_rdma.private_data, 8, accepted, 8);
     g_assert_true(rmig_link_same_peer(f.link, f.link));
     rmig_listener_free(listener);
@@ -61,6 +84,28 @@ static void test_listen_fails(void)
         assert_says(&err, RMIG_LINK_ERROR_FAILED, cases[i].needle);
         fake_rdma_cleanup();
     }
+}
+
+/* While there is something to wait for, and no longer */
+static void test_tick(void)
+{
+    RMigListener *listener;
+    RMigWirePrivate asked;
+    Fixture f;
+
+    setup(&f);
+    listener = rmig_listener_new(some_address(), NULL);
+    rmig_listener_tick(listener, true);
+    g_assert_cmpint(fake_rdma.listener_tick_ms, ==, RMIG_LISTENER_TICK_MS);
+    fake_rdma_listener_tick();
+    g_assert_true(is_readable(listener));
+    g_assert_null(rmig_listener_take(listener, "test", &waiter, f.shutdown,
+                                     &asked, NULL));
+    g_assert_false(is_readable(listener));
+    rmig_listener_tick(listener, false);
+    g_assert_cmpint(fake_rdma.listener_tick_ms, ==, 0);
+    rmig_listener_free(listener);
+    teardown(&f);
 }
 
 /* A request that cannot be used is refused, and the listener lives on */
@@ -93,8 +138,12 @@ static void test_take_fails(void)
         fake_rdma_request(cases[i].data, cases[i].len);
         fake_rdma.fail_call = cases[i].call;
         fake_rdma.fail_errno = ENOMEM;
-        g_assert_null(rmig_listener_take(listener, "test", &waiter,
-                                         f.shutdown, &asked, &err));
+        f.link = rmig_listener_take(listener, "test", &waiter, f.shutdown,
+                                    &asked, &err);
+        if (f.link) {
+            g_assert_false(rmig_link_prepare(f.link, "test", &err));
+            rmig_link_refuse(f.link);
+        }
         if (strstr(err->message, cases[i].needle) == NULL) {
             g_error("'%s' does not say '%s'", err->message, cases[i].needle);
         }
@@ -115,13 +164,15 @@ static void test_accept_fails(void)
     Fixture f;
 
     setup(&f);
-    set_script(NULL, NULL, NULL);
     listener = rmig_listener_new(some_address(), NULL);
     fake_rdma_request(good, sizeof(good));
     f.link = rmig_listener_take(listener, "test", &waiter, f.shutdown, &asked,
                                 NULL);
-    g_assert_false(rmig_link_accept(f.link, &ask_nothing, &err));
-    assert_says(&err, RMIG_LINK_ERROR_TIMEOUT, "complete the connection");
+    g_assert_true(rmig_link_prepare(f.link, "test", NULL));
+    g_assert_true(rmig_link_accept(f.link, &ask_nothing, NULL));
+    disconnected();
+    g_assert_cmpint(rmig_link_accepted(f.link, &err), ==, -1);
+    assert_says(&err, RMIG_LINK_ERROR_CLOSED, "closed");
     rmig_listener_free(listener);
     teardown(&f);
 }
@@ -130,6 +181,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/link/listen", test_listen);
+    g_test_add_func("/link/listen/tick", test_tick);
     g_test_add_func("/link/listen/fails", test_listen_fails);
     g_test_add_func("/link/listen/take-fails", test_take_fails);
     g_test_add_func("/link/listen/accept-fails", test_accept_fails);

@@ -16,7 +16,7 @@
 static const uint8_t stock[196] = { 0, 0, 0, 1 };
 static const uint8_t batch[8] = { 0, 0, 0, 1, 0, 0, 0, 2 };
 static const uint8_t all[24] = {
-    0, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0,
+    0, 0, 0, 1, 0, 0, 0, 0x27, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0,
 };
 /* A later version's, with a longer record and a flag of its own */
 static const uint8_t later[40] = {
@@ -209,11 +209,11 @@ static void accept_with(uint32_t flags, const uint8_t *expected, size_t bytes)
     Fixture f;
 
     setup(&f);
-    set_script(established, NULL, NULL);
     listener = rmig_listener_new(some_address(), NULL);
     fake_rdma_request(all, sizeof(all));
     f.link = rmig_listener_take(listener, "test", &waiter, f.shutdown, &asked,
                                 NULL);
+    g_assert_true(rmig_link_prepare(f.link, "test", NULL));
     g_assert_true(rmig_link_accept(f.link, &granted, NULL));
     check_said(expected, bytes);
     rmig_listener_free(listener);

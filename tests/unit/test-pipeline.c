@@ -19,6 +19,7 @@ static void setup_pipelined(Fixture *f, bool commands)
 {
     setup(f, commands);
     rmig_control_set_pipelined(f->control);
+    rmig_control_set_hands_over(f->control);
 }
 
 static unsigned readies(const RMigLink *link)
@@ -77,7 +78,8 @@ static void done(Fixture *f)
                   BIT(RMIG_WIRE_COMPRESS) | \
                   BIT(RMIG_WIRE_REGISTER_REQUEST) | \
                   BIT(RMIG_WIRE_REGISTER_FINISHED) | \
-                  BIT(RMIG_WIRE_UNREGISTER_REQUEST))
+                  BIT(RMIG_WIRE_UNREGISTER_REQUEST) | HANDOVER)
+#define HANDOVER (BIT(RMIG_WIRE_LOAD_REQUEST) | BIT(RMIG_WIRE_START))
 
 /* ---- commanding ---- */
 

@@ -92,7 +92,8 @@ static void test_exchange(void)
     g_assert_cmpuint(f.verbs->registered, ==, 1);
     rmig_source_counters(f.source, &c);
     g_assert_cmphex(c.extensions, ==,
-                    RMIG_EXTENSION_BATCH | RMIG_EXTENSION_BUDGET);
+                    RMIG_EXTENSION_BATCH | RMIG_EXTENSION_BUDGET |
+                    RMIG_EXTENSION_HANDOVER);
     g_assert_true(c.pins_all);
     g_assert_cmpuint(c.pin_limit, ==, pin_limit_for(9 * MIB));
     g_assert_cmpuint(c.peer_pin_limit, ==, 77 * MIB);

@@ -297,6 +297,25 @@ static void test_read_end(void)
     teardown(&f);
 }
 
+/*
+ * A queue pair that the peer's leaving has put into error may refuse receives:
+ * what has come is read all the same, and the error comes after it
+ */
+static void test_read_unpostable(void)
+{
+    g_autoptr(GError) err = NULL;
+    char buf[8];
+    Fixture f;
+
+    setup(&f, false);
+    script_data(&f, "last", 4);
+    f.link->verbs->fail_post = 1; /* READY is sent, its receive is not */
+    assert_reads(&f, 8, "last");
+    g_assert_cmpint(rmig_stream_read(&f.stream, buf, 8, true, &err), ==, -1);
+    g_assert_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED);
+    teardown(&f);
+}
+
 /* Not so when it gave up: then what is still unread is void, too */
 static void test_read_void(void)
 {
@@ -350,6 +369,62 @@ static void test_read_fails(void)
     }
 }
 
+/* ---- what must not wait ---- */
+
+/* A peer that says no READY: nothing is waited for, and nothing is lost */
+static void test_now(void)
+{
+    Fixture f;
+
+    setup(&f, true);
+    take_over(&f);
+    f.link->idle_steps = 0;
+    g_assert_true(rmig_stream_write_now(&f.stream, "ab", 2, NULL));
+    g_assert_true(rmig_stream_flush_now(&f.stream, NULL));
+    g_assert_cmpuint(sends(&f), ==, 0);
+    g_assert_true(rmig_stream_write_now(&f.stream, "c", 1, NULL));
+    g_assert_true(rmig_stream_flush_now(&f.stream, NULL));
+    g_assert_cmpuint(sends(&f), ==, 0);
+    g_assert_cmpuint(f.link->idle_steps, ==, 0);
+    /* It leaves with the READY, whoever waits for that */
+    fake_link_script_type(f.link, RMIG_WIRE_READY);
+    g_assert_true(rmig_stream_flush_now(&f.stream, NULL));
+    g_assert_cmpuint(sends(&f), ==, 1);
+    assert_message(&f, 0, "abc", 3);
+    teardown(&f);
+}
+
+/* More than fits in a message would have to wait for its buffer */
+static void test_now_too_much(void)
+{
+    g_autofree uint8_t *much = g_malloc0(RMIG_WIRE_DATA_MAX_BYTES);
+    g_autoptr(GError) err = NULL;
+    Fixture f;
+
+    setup(&f, true);
+    take_over(&f);
+    g_assert_true(rmig_stream_write_now(&f.stream, "a", 1, NULL));
+    g_assert_false(rmig_stream_write_now(&f.stream, much,
+                                         RMIG_WIRE_DATA_MAX_BYTES - 1, &err));
+    g_assert_nonnull(strstr(err->message, "must not wait"));
+    g_assert_cmpuint(f.link->idle_steps, ==, 0);
+    teardown(&f);
+}
+
+static void test_now_broken(void)
+{
+    g_autoptr(GError) err = NULL;
+    Fixture f;
+
+    setup(&f, true);
+    rmig_link_fail(f.link, g_error_new(RMIG_LINK_ERROR,
+                                       RMIG_LINK_ERROR_CLOSED, "gone"));
+    g_assert_false(rmig_stream_write_now(&f.stream, "a", 1, NULL));
+    g_assert_false(rmig_stream_flush_now(&f.stream, &err));
+    g_assert_nonnull(strstr(err->message, "gone"));
+    teardown(&f);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -363,7 +438,11 @@ int main(int argc, char **argv)
     g_test_add_func("/stream/read/queued", test_read_queued);
     g_test_add_func("/stream/read/would-block", test_would_block);
     g_test_add_func("/stream/read/end", test_read_end);
+    g_test_add_func("/stream/read/unpostable", test_read_unpostable);
     g_test_add_func("/stream/read/void", test_read_void);
     g_test_add_func("/stream/read/fails", test_read_fails);
+    g_test_add_func("/stream/now", test_now);
+    g_test_add_func("/stream/now/too-much", test_now_too_much);
+    g_test_add_func("/stream/now/broken", test_now_broken);
     return g_test_run();
 }

@@ -259,6 +259,14 @@ static void test_post_fails(void)
     g_assert_false(rmig_verbs_post_recv(f.verbs, &f.work[3], f.mr, f.buf, 64,
                                         &err));
     g_assert_nonnull(strstr(err->message, "posting a four failed"));
+    g_clear_error(&err);
+
+    /* Some providers return it as the kernel does */
+    fake_rdma.fail_call = "ibv_post_recv";
+    fake_rdma.fail_errno = -ENOMEM;
+    g_assert_false(rmig_verbs_post_recv(f.verbs, &f.work[3], f.mr, f.buf, 64,
+                                        &err));
+    g_assert_nonnull(strstr(err->message, g_strerror(ENOMEM)));
     teardown(&f);
 }
 
@@ -547,11 +555,11 @@ static void test_revoke(void)
 
     fake_rdma_init();
     setup(&f);
-    rmig_verbs_revoke(f.verbs);
+    g_assert_true(rmig_verbs_revoke(f.verbs));
     g_assert_cmpint(fake_rdma.qp_state, ==, IBV_QPS_ERR);
     g_assert_cmpint(fake_rdma.mrs, ==, 1); /* that comes later */
     rmig_verbs_destroy_qp(f.verbs);
-    rmig_verbs_revoke(f.verbs); /* nothing is left to revoke */
+    g_assert_true(rmig_verbs_revoke(f.verbs)); /* nothing is left to revoke */
     teardown(&f);
 }
 

@@ -177,6 +177,28 @@ static void test_device_name(void)
     teardown(&f);
 }
 
+/* Others have their turn when the last one, or the last sleep, is long ago */
+static void test_rest(void)
+{
+    Fixture f;
+
+    setup_connected(&f);
+    rests = 0;
+    rmig_link_rest(f.link);
+    fake_rdma.now_us += RMIG_LINK_BUSY_US - 1;
+    rmig_link_rest(f.link);
+    g_assert_cmpuint(rests, ==, 0);
+    fake_rdma.now_us++;
+    rmig_link_rest(f.link);
+    rmig_link_rest(f.link);
+    g_assert_cmpuint(rests, ==, 1);
+    fake_rdma.now_us += RMIG_LINK_BUSY_US;
+    g_assert_true(rmig_link_step(f.link, 0, "nothing", NULL));
+    rmig_link_rest(f.link);
+    g_assert_cmpuint(rests, ==, 1);
+    teardown(&f);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -186,5 +208,6 @@ int main(int argc, char **argv)
     g_test_add_func("/watch/unwatch", test_unwatch);
     g_test_add_func("/watch/fails", test_watch_fails);
     g_test_add_func("/watch/device-name", test_device_name);
+    g_test_add_func("/link/rest", test_rest);
     return g_test_run();
 }

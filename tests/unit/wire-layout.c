@@ -30,6 +30,7 @@ static void show_constants(void)
     printf("flag PIN_ALL %d\n", g_bit_nth_lsf(RMIG_WIRE_FLAG_PIN_ALL, -1));
     printf("flag BATCH %d\n", g_bit_nth_lsf(RMIG_WIRE_FLAG_BATCH, -1));
     printf("flag BUDGET %d\n", g_bit_nth_lsf(RMIG_WIRE_FLAG_BUDGET, -1));
+    printf("flag HANDOVER %d\n", g_bit_nth_lsf(RMIG_WIRE_FLAG_HANDOVER, -1));
     printf("flags-known %u\n", RMIG_WIRE_FLAGS_KNOWN);
 }
 
@@ -120,6 +121,15 @@ static void show_extension_length(void)
     show_place("extension", "length", places, sizeof(places));
 }
 
+static void show_loaded(void)
+{
+    uint8_t buf[RMIG_WIRE_LOADED_BYTES];
+
+    rmig_wire_loaded_pack(buf, UINT32_MAX);
+    printf("struct loaded %u\n", RMIG_WIRE_LOADED_BYTES);
+    show_place("loaded", "flags", buf, sizeof(buf));
+}
+
 static void show_structures(void)
 {
     HEADER(len);
@@ -143,6 +153,7 @@ static void show_structures(void)
     ZERO_RUN(block);
     ZERO_RUN(offset);
     ZERO_RUN(length);
+    show_loaded();
 }
 
 static bool is_taken(uint32_t type, uint32_t len, uint32_t repeat)
@@ -160,6 +171,13 @@ static void show_type(uint32_t type)
 {
     uint32_t len = 0;
 
+    /* RAM_BLOCKS_RESULT may be empty, too: then it is told by what is more */
+    if (is_taken(type, 0, 1)) {
+        while (++len < 256 && !is_taken(type, len, 1)) {
+            /* the next */
+        }
+        len %= 256;
+    }
     printf("type %u %s ", type, rmig_wire_type_name(type));
     while (len < 256 && !is_taken(type, len, 1)) {
         len++;

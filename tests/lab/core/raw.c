@@ -71,13 +71,20 @@ enum rdma_cm_event_type raw_event(Raw *raw)
 
 Raw *raw_ask(const Address *address, const void *priv, size_t bytes)
 {
+    return raw_ask_from(NULL, address, priv, bytes);
+}
+
+Raw *raw_ask_from(const Address *own, const Address *address, const void *priv,
+                  size_t bytes)
+{
     struct rdma_conn_param param = conn_param(priv, bytes);
     Raw *raw = raw_new();
 
     g_assert_cmpint(rdma_create_id(raw->channel, &raw->id, NULL, RDMA_PS_TCP),
                     ==, 0);
-    g_assert_cmpint(rdma_resolve_addr(raw->id, NULL,
-                                      (struct sockaddr *)address_of(address),
+    g_assert_cmpint(rdma_resolve_addr(raw->id, own ?
+                                      (struct sockaddr *)address_of(own) :
+                                      NULL, (struct sockaddr *)address_of(address),
                                       RESOLVE_MS), ==, 0);
     g_assert_cmpint(raw_event(raw), ==, RDMA_CM_EVENT_ADDR_RESOLVED);
     g_assert_cmpint(rdma_resolve_route(raw->id, RESOLVE_MS), ==, 0);

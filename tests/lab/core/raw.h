@@ -24,6 +24,9 @@ typedef struct Raw {
 
 /* A client that asks with @bytes of private data; does not wait */
 Raw *raw_ask(const Address *address, const void *priv, size_t bytes);
+/* ... from @own, an address of this host with port 0; NULL: any */
+Raw *raw_ask_from(const Address *own, const Address *address, const void *priv,
+                  size_t bytes);
 /* A listening server at @address, any port */
 Raw *raw_listen(const Address *address);
 uint16_t raw_port(const Raw *raw);

@@ -293,9 +293,17 @@ RMigAccepted serve_accept(Serve *s, GError **err)
     struct pollfd pfd = {
         .fd = rmig_dest_listen_fd(s->dest), .events = POLLIN,
     };
+    GError *local = NULL;
+    RMigAccepted accepted;
 
-    g_assert_cmpint(poll(&pfd, 1, WAIT_MS), ==, 1);
-    return rmig_dest_accept(s->dest, err);
+    do {
+        g_assert_cmpint(poll(&pfd, 1, WAIT_MS), ==, 1);
+        accepted = rmig_dest_accept(s->dest, &local);
+    } while (accepted == RMIG_ACCEPTED_NOTHING && !local);
+    if (local) {
+        g_propagate_error(err, local);
+    }
+    return accepted;
 }
 
 static void close_dest(Serve *s)

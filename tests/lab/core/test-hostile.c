@@ -309,10 +309,13 @@ static void test_batch_too_many_records(void)
     check_too_many(RMIG_WIRE_RECORDS_MAX + 1, "records");
 }
 
-/* A short chunk can be named some hundred times; the last one counts */
+/*
+ * A short chunk can be named many times, up to the size of RAM; the last one
+ * counts
+ */
 static void test_batch_again_and_again(void)
 {
-    RMigWireRegister regs[200];
+    RMigWireRegister regs[150];
     uint32_t rkeys[G_N_ELEMENTS(regs)];
     Fixture f;
 
@@ -337,6 +340,40 @@ static void test_batch_again_and_again(void)
 }
 
 /* ---- more than may be pinned ---- */
+
+/* Regions that overlap pin no more than all of RAM together */
+static void test_overlap(void)
+{
+    uint64_t ram = blocks[RAM].length + blocks[ROM].length;
+    uint64_t others;
+    Fixture f;
+
+    if (!fixture_begin_with(&f, EXTENSIONS, 0)) {
+        return;
+    }
+    others = rmig_mr_pinned_bytes() - MIB;
+    rmig_mr_reset_peak();
+    for (unsigned turn = 0; turn < 3; turn++) {
+        for (uint64_t n = 4; n > 0; n--) {
+            const RMigWireRegister reg = {
+                .block = RAM, .key = address_in(RAM, 0), .chunks = n - 1,
+            };
+            uint32_t rkey;
+
+            register_many(&f, &reg, 1, &rkey);
+            if (n == 4) {
+                g_assert_cmpuint(rkey, !=, 0);
+                expect_write(&f, blocks[RAM].dst + 3 * MIB, 5 * PAGE, rkey);
+            }
+        }
+    }
+    g_assert_cmpuint(rmig_mr_pinned_peak_bytes(), <=, others + ram);
+    command(&f, RMIG_WIRE_REGISTER_FINISHED, NULL, 0, 1);
+    say(&f, ORDER_END, 0);
+    serve_end(&f.serve);
+    g_assert_no_error(f.serve.error);
+    fixture_end(&f, NULL);
+}
 
 /* Both sides' buffers and the marks count, too; what is left is a chunk */
 #define LITTLE (12 * MIB)
@@ -514,6 +551,7 @@ int main(int argc, char **argv)
                     test_batch_too_many_records);
     g_test_add_func("/hostile/batch/again-and-again",
                     test_batch_again_and_again);
+    g_test_add_func("/hostile/limit/overlap", test_overlap);
     g_test_add_func("/hostile/limit/refused", test_limit_refused);
     g_test_add_func("/hostile/limit/version-1", test_limit_version_1);
     g_test_add_func("/hostile/unregister/answered", test_unregister_answered);

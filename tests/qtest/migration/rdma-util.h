@@ -70,6 +70,8 @@ void rmig_test_info(QTestState *from, QTestState *to, bool rdma);
 void rmig_test_info_early(QTestState *from);
 /* Add the tests of rdma-info-tests.c */
 void rmig_test_add_info(void);
+/* Add the tests of rdma-end-tests.c */
+void rmig_test_add_end(void);
 
 /* Kill it for good, as a crash of the host would; it cannot be used again */
 void rmig_test_kill(QTestState *who);
