@@ -92,11 +92,11 @@ class Bench(unittest.TestCase):
     def test_sparse(self):
         """Memory that this machine does not have."""
         timeline = os.path.join(self.folder, "timeline")
-        run, = self.measure("--ram", "256G", "--sparse", "--fill",
-                            "zero:0.001%", "--rounds", "1", "--dirty",
+        run, = self.measure("--ram", "64G", "--sparse", "--fill",
+                            "zero:0.004%", "--rounds", "1", "--dirty",
                             "hot:16M", "--timeline", timeline,
                             VERBSIM_COPY="none")
-        self.assertEqual(run["ram_bytes"], 256 << 30)
+        self.assertEqual(run["ram_bytes"], 64 << 30)
         self.assertEqual(run["rounds"][1]["pages"], 4096)
         self.assertGreater(run["counters_source"]["write_bytes"], 17 * MIB)
         for side in ("source", "dest"):
