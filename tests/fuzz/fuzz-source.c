@@ -28,6 +28,7 @@
 #include <string.h>
 
 #include "blocks.h"
+#include "end.h"
 #include "mirror.h"
 #include "peer.h"
 #include "ram.h"
@@ -77,6 +78,7 @@ static struct {
     RMigSource *source;
     FuzzQp *main, *back;
     bool failed;
+    FuzzEnd end;
     bool pinned; /* before the first page, as in version 1 */
     bool batch;
     uint64_t pin_limit;  /* of the source; 0: none */
@@ -118,6 +120,7 @@ static void executed(FuzzQp *qp, const FuzzWr *wr)
     if (!rmig_wire_message_unpack(wr->addr, wr->bytes, &msg, NULL)) {
         fuzz_die("a message changed while it was sent");
     }
+    fuzz_end_sent(&f.end, f.source, msg.type);
     fuzz_peer_take(&f.peer, &msg, qp != f.main);
 }
 
@@ -132,6 +135,7 @@ static void arriving(FuzzQp *qp, const uint8_t *data, size_t bytes)
         return;
     }
     f.mirror.readies += msg.type == RMIG_WIRE_READY;
+    fuzz_end_arriving(&f.end, msg.type);
     if (msg.type == RMIG_WIRE_REGISTER_RESULT) {
         for (uint32_t i = 0; i < msg.n_records; i++) {
             RMigWireResult result;
@@ -490,15 +494,6 @@ static bool finish(void)
     return true;
 }
 
-/* After it the return path must bring something, or end */
-static bool end(void)
-{
-    GError *err = NULL;
-
-    fuzz_schedule_call();
-    return check(rmig_source_end(f.source, &err), &err, "end", f.main);
-}
-
 static bool write_stream(uint8_t bytes)
 {
     static uint8_t junk[600000];
@@ -677,7 +672,7 @@ static void migrate(void)
              fuzz_check(rmig_source_end(f.source, &err), &err, "again"))) {
             fuzz_die("a round succeeds after a failure");
         }
-    } else if (finish() && end()) {
+    } else if (finish() && fuzz_end(&f.end, f.source, f.main, check)) {
         read_back(true);
     }
 }
@@ -712,10 +707,11 @@ static void fill_ram(void)
 }
 
 /*
- * Extensions, by two bytes.  The first: 0 not BATCH, 1 not BUDGET (neither: the
- * source does not offer them), 2-3 what the destination can register, 4-5 what
- * it announces, 6 the source's own limit, 7 the private data are the next 24
- * choices.  The second: what the source is told about its dirty pages.
+ * Extensions, by two bytes.  The first: 0 not BATCH, 1 not BUDGET nor HANDOVER
+ * (nor BATCH: the source does not offer them), 2-3 what the destination can
+ * register, 4-5 what it announces, 6 the source's own limit, 7 the private data
+ * are the next 24 choices.  The second: what the source is told about its dirty
+ * pages.
  */
 static void choose_extensions(RMigSourceConfig *config)
 {
@@ -727,7 +723,8 @@ static void choose_extensions(RMigSourceConfig *config)
     RMigWirePrivate granted = {
         .version = RMIG_WIRE_VERSION,
         .flags = f.private_data[7] | (how & 1 ? 0 : RMIG_WIRE_FLAG_BATCH) |
-                 (how & 2 ? 0 : RMIG_WIRE_FLAG_BUDGET),
+                 (how & 2 ? 0 : RMIG_WIRE_FLAG_BUDGET |
+                                RMIG_WIRE_FLAG_HANDOVER),
         .pin_bytes = announced[how >> 4 & 3],
     };
 
