@@ -30,9 +30,9 @@ static unsigned underway; /* threads, under @lock */
 static Waiter *waiters;   /* likewise */
 static gint stop;         /* the program ends: nothing more is begun */
 
-static void bury(RMigRemains *r)
+static void bury(RMigRemains *r, unsigned threads)
 {
-    rmig_mr_table_unpin(&r->table, RMIG_REGISTER_THREADS, &stop);
+    rmig_mr_table_unpin(&r->table, threads, &stop);
     if (g_atomic_int_get(&stop)) {
         return; /* it may still be registered */
     }
@@ -58,7 +58,7 @@ static gpointer run(gpointer opaque)
 {
     int64_t start = g_get_monotonic_time();
 
-    bury(opaque);
+    bury(opaque, RMIG_REGISTER_THREADS);
     RMIG_LOG("reaper: done in %" G_GINT64_FORMAT " us",
              g_get_monotonic_time() - start);
     g_mutex_lock(&lock);
@@ -156,7 +156,7 @@ void rmig_reaper_take(const RMigRemains *remains, bool here)
     GThread *thread;
 
     if (here) {
-        bury(copy);
+        bury(copy, 0);
         return;
     }
     begin();
