@@ -203,7 +203,8 @@ void rmig_dest_close(RMigDest *d, bool failed)
         return;
     }
     rmig_dest_publish(d);
-    if (d->jobs) {
+    if (failed && d->jobs) {
+        /* Not what has been received: that is cleared to the end */
         rmig_jobs_drop(d->jobs);
     }
     /*

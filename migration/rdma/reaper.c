@@ -19,14 +19,20 @@
 /* How long the end of the program is put off, and then for a region at most */
 #define EXIT_MS 5000
 
+/* Somebody who waits, until it is woken or has enough of it */
+typedef struct Waiter {
+    int fd; /* an eventfd */
+    struct Waiter *next;
+} Waiter;
+
 static GMutex lock;
 static unsigned underway; /* threads, under @lock */
-static int idle_fd = -1;  /* an eventfd, readable while there are none */
+static Waiter *waiters;   /* likewise */
 static gint stop;         /* the program ends: nothing more is begun */
 
-static void bury(RMigRemains *r)
+static void bury(RMigRemains *r, unsigned threads)
 {
-    rmig_mr_table_unpin(&r->table, RMIG_REGISTER_THREADS, &stop);
+    rmig_mr_table_unpin(&r->table, threads, &stop);
     if (g_atomic_int_get(&stop)) {
         return; /* it may still be registered */
     }
@@ -36,17 +42,15 @@ static void bury(RMigRemains *r)
     g_free(r);
 }
 
-/* Under the lock: @n more threads, or fewer */
-static void count(int n)
+/* Under the lock */
+static void wake_waiters(void)
 {
-    uint64_t value = 1;
-    bool was_idle = underway == 0;
+    uint64_t one = 1;
 
-    underway += n;
-    if ((underway == 0) != was_idle && idle_fd >= 0 &&
-        (was_idle ? read(idle_fd, &value, sizeof(value)) :
-                    write(idle_fd, &value, sizeof(value))) < 0) {
-        RMIG_LOG("reaper: an eventfd: %s", g_strerror(errno));
+    for (Waiter *w = waiters; w && underway == 0; w = w->next) {
+        if (write(w->fd, &one, sizeof(one)) < 0) {
+            RMIG_LOG("reaper: waking a waiter failed: %s", g_strerror(errno));
+        }
     }
 }
 
@@ -54,38 +58,61 @@ static gpointer run(gpointer opaque)
 {
     int64_t start = g_get_monotonic_time();
 
-    bury(opaque);
+    bury(opaque, RMIG_REGISTER_THREADS);
     RMIG_LOG("reaper: done in %" G_GINT64_FORMAT " us",
              g_get_monotonic_time() - start);
     g_mutex_lock(&lock);
-    count(-1);
+    underway--;
+    wake_waiters();
     g_mutex_unlock(&lock);
     return NULL;
 }
 
-static bool is_idle(void)
+/* Under the lock */
+static void forget(const Waiter *waiter)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&lock);
-
-    return underway == 0;
+    for (Waiter **at = &waiters; *at; at = &(*at)->next) {
+        if (*at == waiter) {
+            *at = waiter->next;
+            return;
+        }
+    }
 }
 
 /* Returns whether all is freed; @ms -1: any time */
 static bool await_idle(const RMigShutdown *shutdown, int ms)
 {
+    Waiter self = { .fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK) };
     struct pollfd pfd[] = {
-        { .fd = idle_fd, .events = POLLIN },
+        { .fd = self.fd, .events = POLLIN },
         { .fd = shutdown ? rmig_shutdown_fd(shutdown) : -1, .events = POLLIN },
     };
+    uint64_t woken;
+    bool idle;
 
+    g_mutex_lock(&lock);
+    self.next = waiters;
+    waiters = &self;
     /* Without a descriptor to wait on nobody waits */
-    while (!is_idle() && idle_fd >= 0 &&
+    while (underway > 0 && self.fd >= 0 &&
            !(shutdown && rmig_shutdown_triggered(shutdown))) {
-        if (poll(pfd, G_N_ELEMENTS(pfd), ms) == 0) {
+        bool late;
+
+        g_mutex_unlock(&lock);
+        late = poll(pfd, G_N_ELEMENTS(pfd), ms) == 0;
+        g_mutex_lock(&lock);
+        /* Another may have begun meanwhile; then there is more to wait for */
+        if (read(self.fd, &woken, sizeof(woken)) < 0 && late) {
             break;
         }
     }
-    return is_idle();
+    forget(&self);
+    idle = underway == 0;
+    g_mutex_unlock(&lock);
+    if (self.fd >= 0) {
+        close(self.fd);
+    }
+    return idle;
 }
 
 /* Verbs objects that are left when a program ends are the kernel's to free */
@@ -117,10 +144,9 @@ static void begin(void)
     g_mutex_lock(&lock);
     if (!began) {
         began = true;
-        idle_fd = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
         atexit(wait_at_exit);
     }
-    count(1);
+    underway++;
     g_mutex_unlock(&lock);
 }
 
@@ -130,7 +156,7 @@ void rmig_reaper_take(const RMigRemains *remains, bool here)
     GThread *thread;
 
     if (here) {
-        bury(copy);
+        bury(copy, 0);
         return;
     }
     begin();

@@ -25,7 +25,7 @@ typedef struct RMigRemains {
 
 /*
  * rmig_reaper_take: free all of it, in a thread of its own
- * @here: at once instead, in this thread
+ * @here: at once instead, in this thread alone
  */
 void rmig_reaper_take(const RMigRemains *remains, bool here);
 /*
