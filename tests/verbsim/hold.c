@@ -46,11 +46,15 @@
 
 enum {
     PAGE = 4096,
-    RING_BUFFERS = 1 << 14,     /* io_uring's most */
+    /*
+     * For each huge page of a new buffer the kernel looks through all others
+     * of the same instance: a large table takes quadratic time.
+     */
+    RING_BUFFERS = 256,
     RING_ENTRIES = 4,
     BOUNCE_BYTES = 1 << 20,
     PROBE_BYTES = 16 * PAGE,
-    MAX_RINGS = 64,
+    MAX_RINGS = 128,            /* each is a descriptor */
     FRAME_BATCH = 512,
 };
 
