@@ -324,6 +324,39 @@ static void test_late_cont(void)
     stop_pair();
 }
 
+/* ---- cancelled while connecting ------------------------------------------ */
+
+/* A user's wish is nothing that QEMU has to be surprised by */
+static void test_cancel_connecting(void)
+{
+    const char *host = rmig_test_host(AF_INET);
+    g_autofree char *words = g_build_filename(migration_get_env()->tmpfs,
+                                              "words", NULL);
+    g_autofree char *opts = g_strdup_printf("-S 2>%s", words);
+    MigrateStart args = { .opts_source = opts, .opts_target = "-S" };
+    g_autofree char *listen = NULL, *port = NULL, *uri = NULL, *text = NULL;
+
+    if (!host || migrate_start(&from, &to, "defer", &args)) {
+        return;
+    }
+    listen = rmig_test_uri("rdma", host, "0");
+    migrate_incoming_qmp(to, listen, NULL, "{}");
+    port = rmig_test_port(to);
+    uri = rmig_test_uri("rdma", host, port);
+    kill(qtest_pid(to), SIGSTOP);
+    migrate_qmp(from, to, uri, NULL, "{}");
+    rmig_test_wait(from, "setup", RMIG_TEST_NOTICE_S);
+    migrate_cancel(from);
+    rmig_test_wait(from, "cancelled", RMIG_TEST_NOTICE_S);
+    kill(qtest_pid(to), SIGCONT);
+    stop_pair();
+    g_assert_true(g_file_get_contents(words, &text, NULL, NULL));
+    unlink(words);
+    if (strstr(text, "Illegal")) {
+        g_error("the source said: %s", text);
+    }
+}
+
 /* ---- dirty bitmaps ------------------------------------------------------- */
 
 #define DISK "-blockdev driver=null-co,node-name=disk0,size=67108864"
@@ -396,6 +429,7 @@ void rmig_test_add_end(void)
         { "cancel-committed", test_cancel_committed },
         { "report-lost", test_report_lost },
         { "late-cont", test_late_cont },
+        { "cancel-connecting", test_cancel_connecting },
         { "bitmaps", test_bitmaps },
     };
 
