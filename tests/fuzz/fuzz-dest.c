@@ -729,7 +729,7 @@ static bool listen_and_accept(uint8_t choice)
     fuzz_schedule.gentle = !(choice & 8);
     fuzz_cm_request(asks, bytes, 1);
     /* A hostile connection may take it, another may follow */
-    for (unsigned i = 0; i < 8 && !f.main; i++) {
+    for (unsigned i = 0; !f.main && (i < 8 || (i < 100 && fuzz_more())); i++) {
         take_requests();
         if (!f.main) {
             fuzz_schedule_step();
