@@ -125,7 +125,7 @@ int __wrap_poll(struct pollfd *pfds, nfds_t n, int timeout)
     (void)pfds;
     (void)n;
     fuzz_device.looks = 0;
-    if (timeout < 0 || timeout > 10000) {
+    if (timeout < 0 || timeout > RMIG_LINK_HEARTBEAT_MS + 1) {
         fuzz_die("the core sleeps for %d ms", timeout);
     }
     fuzz_device.hooks.sleep(timeout);

@@ -14,10 +14,10 @@
  * an answer of as many records, each with a key that is alive and opens just
  * what the record named, or, if the source knows of refusals, with none; there
  * is one READY for each message and a first one; nothing but ERROR leaves
- * after a failure; once revoked, nobody can write.  However much the source asks
- * for: no more than all of RAM is registered at a time, no block is named twice,
- * others have their turn while messages come, few connections are made at a
- * time, and what is refused is told seldom.
+ * after a failure; once revoked, nobody can write.  However much the source
+ * asks for: no more than all of RAM is registered at a time, no block is named
+ * twice, others have their turn while messages come, few connections are made
+ * at a time, and what is refused is told of seldom.
  *
  * The last byte's bits (see schedule.h): 0 pin-all, 1 return path, 2 reading
  * does not wait, 3 the connection itself is part of the schedule, 4-5
@@ -343,7 +343,8 @@ static void count_in_a_row(void)
         f.in_a_row = 0;
     }
     if (++f.in_a_row > IN_A_ROW_MAX) {
-        fuzz_die("%u messages were handled, and nobody else had a turn", f.in_a_row);
+        fuzz_die("%u messages were handled, and nobody else had a turn",
+                 f.in_a_row);
     }
 }
 
