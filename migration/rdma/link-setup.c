@@ -461,8 +461,7 @@ RMigLink *rmig_listener_take(RMigListener *listener, const char *name,
     GError *refusal = NULL;
     uint64_t ticks;
 
-    if (listener->ticks &&
-        read(listener->timer_fd, &ticks, sizeof(ticks)) > 0) {
+    if (read(listener->timer_fd, &ticks, sizeof(ticks)) > 0) {
         /* Whoever has been woken looks at everything now */
     }
     if (rdma_get_cm_event(listener->channel, &event) != 0) {

@@ -6,6 +6,7 @@
  * See device.h.  The functions of the C library that this replaces are
  * wrapped by the linker (--wrap), so that the fuzzer itself keeps its own.
  */
+#include "link.h"
 #include "wrap.h"
 
 #include <errno.h>
@@ -89,7 +90,10 @@ int __wrap_timerfd_settime(int fd, int flags, const struct itimerspec *value,
     (void)fd;
     (void)flags;
     (void)old;
-    g_assert(value->it_interval.tv_sec == 1);
+    /* A link's, or the listener's */
+    g_assert(value->it_interval.tv_sec == 1 ||
+             value->it_interval.tv_nsec == 0 ||
+             value->it_interval.tv_nsec == RMIG_LISTENER_TICK_MS * 1000000L);
     return fuzz_fails("timerfd_settime") ? -1 : 0;
 }
 
@@ -121,7 +125,7 @@ int __wrap_poll(struct pollfd *pfds, nfds_t n, int timeout)
     (void)pfds;
     (void)n;
     fuzz_device.looks = 0;
-    if (timeout < 0 || timeout > 10000) {
+    if (timeout < 0 || timeout > RMIG_LINK_HEARTBEAT_MS + 1) {
         fuzz_die("the core sleeps for %d ms", timeout);
     }
     fuzz_device.hooks.sleep(timeout);
@@ -476,6 +480,7 @@ int rdma_get_cm_event(struct rdma_event_channel *channel,
             unring(channel->fd);
             id = (FuzzCmId *)next->event.id;
             id->unacked++;
+            id->seen = true;
             /* One that nobody has asked for establishes nothing */
             id->up |= id->qp && next->event.event == RDMA_CM_EVENT_ESTABLISHED;
             g_queue_delete_link(&events, l);

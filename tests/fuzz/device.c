@@ -567,6 +567,18 @@ uint64_t fuzz_device_pinned_bytes(void)
     return sum;
 }
 
+uint64_t fuzz_device_remote_bytes(void)
+{
+    uint64_t sum = 0;
+
+    for (guint i = 0; i < fuzz_device.mrs->len; i++) {
+        const FuzzMr *mr = g_ptr_array_index(fuzz_device.mrs, i);
+
+        sum += mr->access & IBV_ACCESS_REMOTE_WRITE ? mr->mr.length : 0;
+    }
+    return sum;
+}
+
 static bool is_refused(void)
 {
     if (!fuzz_device.refuse_every ||

@@ -55,6 +55,7 @@ typedef struct FuzzQp {
 typedef struct FuzzCmId {
     struct rdma_cm_id id;
     FuzzQp *qp; /* NULL until connect or accept */
+    bool seen; /* an event of it was taken */
     unsigned unacked;
     /* What the peer's or our own CM would do next, if it is not disturbed */
     int natural; /* of enum rdma_cm_event_type, or -1 */
@@ -119,6 +120,8 @@ FuzzQp *fuzz_device_last_qp(void);
 FuzzMr *fuzz_device_find_mr(uint32_t rkey);
 /* Bytes that are registered now */
 uint64_t fuzz_device_pinned_bytes(void);
+/* ... of them, that the peer may write to */
+uint64_t fuzz_device_remote_bytes(void);
 
 /* The oldest send request is executed; false if there is none */
 bool fuzz_qp_execute(FuzzQp *qp);

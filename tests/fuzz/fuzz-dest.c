@@ -14,7 +14,10 @@
  * an answer of as many records, each with a key that is alive and opens just
  * what the record named, or, if the source knows of refusals, with none; there
  * is one READY for each message and a first one; nothing but ERROR leaves
- * after a failure; once revoked, nobody can write.
+ * after a failure; once revoked, nobody can write.  However much the source
+ * asks for: no more than all of RAM is registered at a time, no block is named
+ * twice, others have their turn while messages come, few connections are made
+ * at a time, and what is refused is told of seldom.
  *
  * The last byte's bits (see schedule.h): 0 pin-all, 1 return path, 2 reading
  * does not wait, 3 the connection itself is part of the schedule, 4-5
@@ -27,10 +30,13 @@
 #include <string.h>
 
 #include "blocks.h"
+#include "control.h"
 #include "ram.h"
 #include "schedule.h"
 
 #define N_BLOCKS 4
+/* RMIG_LINK_BUSY_US, and what may wait in the receives meanwhile */
+#define IN_A_ROW_MAX (5 + 2 * RMIG_CONTROL_RECVS)
 
 /* What a byte of the stream makes the face do: its low four bits */
 typedef enum Stream {
@@ -68,6 +74,9 @@ static struct {
     bool asked_for_blocks;
     uint64_t work_bytes; /* of one message */
     unsigned arrived, readies; /* on the main connection */
+    GHashTable *named; /* of char * */
+    unsigned in_a_row; /* messages handled since turn @turn of other work */
+    unsigned turn;
 } f;
 
 static FuzzBlock layouts[4][N_BLOCKS] = {
@@ -183,16 +192,21 @@ static bool was_asked_for(const GArray *ranges, const void *host,
     return false;
 }
 
-/* A message may make us touch every byte of RAM once */
-static void count_work(uint64_t bytes)
+static uint64_t all_bytes(void)
 {
     uint64_t all = 0;
 
     for (unsigned i = 0; i < N_BLOCKS; i++) {
         all += f.blocks[i].length;
     }
+    return all;
+}
+
+/* A message may make us touch every byte of RAM once */
+static void count_work(uint64_t bytes)
+{
     f.work_bytes += bytes;
-    if (f.work_bytes > all) {
+    if (f.work_bytes > all_bytes()) {
         fuzz_die("one message makes work for more than all of RAM");
     }
 }
@@ -243,6 +257,11 @@ static void registered(const FuzzMr *mr)
     if (pins_all() && f.asked_for_blocks && mr->mr.addr == block->host &&
         mr->mr.length == block->length) {
         return;
+    }
+    if (fuzz_device_remote_bytes() > all_bytes()) {
+        fuzz_die("%" G_GUINT64_FORMAT " bytes are registered for the peer, "
+                 "which is more than there is",
+                 (guint64)fuzz_device_remote_bytes());
     }
     if (f.pin_limit && fuzz_device_pinned_bytes() > f.pin_limit) {
         fuzz_die("%" G_GUINT64_FORMAT " bytes are registered",
@@ -315,6 +334,20 @@ static void check_results(const FuzzWr *wr)
     }
 }
 
+/* Handling a message takes a ms, and others must have their turn in between */
+static void count_in_a_row(void)
+{
+    fuzz_device.now_us += 1000;
+    if (f.turn != fuzz_schedule.turns) {
+        f.turn = fuzz_schedule.turns;
+        f.in_a_row = 0;
+    }
+    if (++f.in_a_row > IN_A_ROW_MAX) {
+        fuzz_die("%u messages were handled, and nobody else had a turn",
+                 f.in_a_row);
+    }
+}
+
 static void posted(FuzzQp *qp, const FuzzWr *wr)
 {
     fuzz_check_posted(qp, wr);
@@ -322,6 +355,7 @@ static void posted(FuzzQp *qp, const FuzzWr *wr)
         if (qp == f.main && fuzz_type_of(wr) == RMIG_WIRE_READY) {
             /* The message before has been handled, or makes no work */
             f.work_bytes = 0;
+            count_in_a_row();
             if (++f.readies > f.arrived + 1) {
                 fuzz_die("READY is said twice for one message");
             }
@@ -495,8 +529,13 @@ static bool handle(void)
 static bool note(const char *name)
 {
     GError *err = NULL;
+    bool ok = rmig_dest_note_block(f.dest, name, &err);
 
-    return check(rmig_dest_note_block(f.dest, name, &err), &err, "note", NULL);
+    if (ok && g_hash_table_contains(f.named, name)) {
+        fuzz_die("block %s is named twice", name);
+    }
+    g_hash_table_add(f.named, (char *)name);
+    return check(ok, &err, "note", NULL);
 }
 
 static bool note_all(void)
@@ -586,27 +625,24 @@ static bool do_byte(uint8_t byte)
     return true;
 }
 
-/* A request at the listener, as QEMU's handler of its descriptor */
+/* What there is to do at the listener, as QEMU's handler of its descriptor */
 static RMigAccepted take_request(void)
 {
-    GError *err = NULL;
-    RMigAccepted accepted;
+    bool had_back = f.back != NULL;
+    RMigAccepted accepted = fuzz_accept(f.dest, &f.main, &f.back);
 
-    fuzz_schedule_call();
-    accepted = rmig_dest_accept(f.dest, &err);
-    if (accepted == RMIG_ACCEPTED_MAIN) {
-        f.main = fuzz_device_last_qp();
-    } else if (accepted == RMIG_ACCEPTED_RETURN) {
-        f.back = fuzz_device_last_qp();
-        f.ready_due = true;
-    }
-    fuzz_check(accepted != RMIG_ACCEPTED_NOTHING || !err, &err, "accept");
+    f.ready_due |= !had_back && f.back;
     return accepted;
 }
 
 static void take_requests(void)
 {
+    unsigned looks = 0;
+
     while (fuzz_is_readable(rmig_dest_listen_fd(f.dest))) {
+        if (looks++ > 1000) {
+            fuzz_die("the listener's descriptor stays readable");
+        }
         take_request();
     }
 }
@@ -685,7 +721,6 @@ static bool listen_and_accept(uint8_t choice)
     };
     uint8_t asks[RMIG_WIRE_PRIVATE_MAX_BYTES];
     uint8_t bytes = rmig_wire_private_pack(asks, &ask);
-    RMigAccepted accepted = RMIG_ACCEPTED_NOTHING;
     GError *err = NULL;
 
     f.dest = rmig_dest_new(&config, (const struct sockaddr *)&addr, &err);
@@ -694,20 +729,21 @@ static bool listen_and_accept(uint8_t choice)
     }
     fuzz_schedule.gentle = !(choice & 8);
     fuzz_cm_request(asks, bytes, 1);
-    accepted = take_request();
     /* A hostile connection may take it, another may follow */
-    for (unsigned i = 0; i < 4 && accepted != RMIG_ACCEPTED_MAIN; i++) {
-        fuzz_schedule_step();
-        if (fuzz_is_readable(rmig_dest_listen_fd(f.dest))) {
-            accepted = take_request();
+    for (unsigned i = 0; !f.main && (i < 8 || (i < 100 && fuzz_more())); i++) {
+        take_requests();
+        if (!f.main) {
+            fuzz_schedule_step();
         }
     }
-    if (accepted == RMIG_ACCEPTED_MAIN && (choice & 2)) {
+    if (f.main && (choice & 2)) {
         fuzz_cm_request(asks, bytes, 1);
+        take_requests();
+        fuzz_schedule_step();
         take_requests();
     }
     fuzz_schedule.gentle = false;
-    return accepted == RMIG_ACCEPTED_MAIN;
+    return f.main;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -729,6 +765,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     f.registers = g_array_new(false, false, sizeof(Range));
     f.zeroes = g_array_new(false, false, sizeof(Range));
     g_queue_init(&f.requests);
+    f.named = g_hash_table_new(g_str_hash, g_str_equal);
     fuzz_schedule.ending = fuzz_schedule.choice >> 4 & 3;
     f.blocks = layouts[fuzz_schedule.choice >> 6];
     f.wait = !(fuzz_schedule.choice & 4);
@@ -747,6 +784,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     rmig_dest_free(f.dest);
     g_array_unref(f.registers);
     g_array_unref(f.zeroes);
+    g_hash_table_unref(f.named);
     g_queue_clear_full(&f.requests, (GDestroyNotify)g_bytes_unref);
     fuzz_device_cleanup();
     return 0;

@@ -456,11 +456,20 @@ static void wait_readable(void *opaque, int fd)
 {
     (void)opaque;
     fuzz_device.looks = 0;
+    fuzz_schedule.turns++;
     fuzz_check_armed(fd);
     fuzz_schedule_step();
 }
 
-const RMigWaiter fuzz_waiter = { .wait_readable = wait_readable };
+static void rest(void *opaque)
+{
+    (void)opaque;
+    fuzz_schedule.turns++;
+}
+
+const RMigWaiter fuzz_waiter = {
+    .wait_readable = wait_readable, .rest = rest,
+};
 
 static void gap(void)
 {
@@ -554,4 +563,68 @@ void fuzz_check_posted(const FuzzQp *qp, const FuzzWr *wr)
     if (wr->opcode != IBV_WR_RDMA_WRITE && wr->opcode != IBV_WR_SEND) {
         fuzz_die("a request of opcode %d is posted", wr->opcode);
     }
+}
+
+/* ---- who is let in ---- */
+
+/* Two that are being accepted, and the return path's */
+#define ACCEPTING_MAX 2
+#define CANDIDATES_MAX 16
+#define TELL_US (10 * G_USEC_PER_SEC)
+
+static bool is_let_in(const FuzzCmId *id, const FuzzQp *main,
+                      const FuzzQp *back)
+{
+    return id->qp && (id->qp == main || id->qp == back);
+}
+
+/* However many are asked for, few are made */
+static void check_candidates(const FuzzQp *main, const FuzzQp *back)
+{
+    unsigned all = 0, accepting = 0;
+
+    for (guint i = 0; i < fuzz_device.ids->len; i++) {
+        const FuzzCmId *id = g_ptr_array_index(fuzz_device.ids, i);
+
+        if (id->seen && !is_let_in(id, main, back)) {
+            all++;
+            accepting += id->qp != NULL;
+        }
+    }
+    if (accepting > ACCEPTING_MAX || all > CANDIDATES_MAX) {
+        fuzz_die("%u connections are being made, %u of them with a queue pair",
+                 all, accepting);
+    }
+}
+
+RMigAccepted fuzz_accept(RMigDest *dest, FuzzQp **main, FuzzQp **back)
+{
+    GError *err = NULL;
+    RMigAccepted accepted;
+    FuzzQp **let_in;
+
+    fuzz_device.looks = 0;
+    accepted = rmig_dest_accept(dest, &err);
+    if (err) {
+        if (fuzz_schedule.told_us &&
+            fuzz_device.now_us - fuzz_schedule.told_us < TELL_US) {
+            fuzz_die("the log is filled: %s", err->message);
+        }
+        fuzz_schedule.told_us = fuzz_device.now_us;
+        fuzz_check(accepted != RMIG_ACCEPTED_NOTHING, &err, "accept");
+    }
+    check_candidates(*main, *back);
+    if (accepted == RMIG_ACCEPTED_NOTHING) {
+        return accepted;
+    }
+    let_in = accepted == RMIG_ACCEPTED_MAIN ? main : back;
+    for (guint i = 0; i < fuzz_device.ids->len; i++) {
+        FuzzCmId *id = g_ptr_array_index(fuzz_device.ids, i);
+
+        if (id->qp && id->up && !is_let_in(id, *main, *back)) {
+            *let_in = id->qp;
+            return accepted;
+        }
+    }
+    fuzz_die("nobody is let in");
 }

@@ -78,6 +78,8 @@ typedef struct FuzzSchedule {
     unsigned idle; /* ticks at the end since the last call */
     bool ended;
     bool frozen;
+    gint64 told_us; /* when a refusal was told; 0: never */
+    unsigned turns; /* that the thread's other work has had */
     const FuzzQp *to_tell; /* ERROR must be sent on it, */
     unsigned unless;       /* unless more calls than these have failed */
 } FuzzSchedule;
@@ -91,6 +93,11 @@ void fuzz_schedule_init(const FuzzRole *role, FuzzHooks hooks,
                         const uint8_t *data, size_t size);
 /* The next item, or the end */
 void fuzz_schedule_step(void);
+/*
+ * rmig_dest_accept() once.  Checks how much is made and told of; remembers the
+ * queue pair of whom it lets in.
+ */
+RMigAccepted fuzz_accept(RMigDest *dest, FuzzQp **main, FuzzQp **back);
 /* The core is called: the time that it may take starts anew */
 void fuzz_schedule_call(void);
 

@@ -240,6 +240,37 @@ static void test_unknown_flags(void)
     held_check(held);
 }
 
+/* x-ignore-shared may leave no RAM to send: setup, a round, the end */
+static void test_no_blocks(void)
+{
+    Held held = held_now();
+    GError *err = NULL;
+    RMigSource *source;
+    Address address;
+    Serve serve;
+
+    if (!device_has(AF_INET)) {
+        return;
+    }
+    address = device_address(AF_INET, 0);
+    serve_init(&serve, &address);
+    serve_start(&serve);
+    address = device_address(AF_INET, serve.port);
+    source = new_source(true, false);
+    g_assert_true(rmig_source_connect(source, address_of(&address), &err));
+    tell(source, ORDER_HOOK, 0);
+    g_assert_true(rmig_source_exchange(source, &err));
+    g_assert_true(rmig_source_finish(source, &err));
+    tell(source, ORDER_HOOK, 0);
+    g_assert_true(rmig_source_finish(source, &err));
+    tell(source, ORDER_END, 0);
+    serve_end(&serve);
+    g_assert_no_error(serve.error);
+    rmig_source_free(source);
+    serve_cleanup(&serve);
+    held_check(held);
+}
+
 /* ---- a server that is not the core ---- */
 
 typedef enum Answer {
@@ -709,5 +740,6 @@ int main(int argc, char **argv)
     g_test_add_func("/link/shutdown/read", test_shutdown_read);
     g_test_add_func("/link/shutdown/return-path", test_shutdown_source);
     g_test_add_func("/link/shutdown/ready", test_shutdown_ready);
+    g_test_add_func("/link/no-blocks", test_no_blocks);
     return g_test_run();
 }
