@@ -42,7 +42,11 @@ static bool end_stream(RMigSource *s, GError **err)
 {
     GError *local = NULL;
 
+    /* It loads what it has before it takes the rest, for as long as it needs */
     if (!rmig_link_check(s->main.link, err) ||
+        (!rmig_stream_is_empty(&s->main.stream) &&
+         !rmig_control_wait_credit(s->main.control, RMIG_WIRE_QEMU_FILE,
+                                   err)) ||
         !rmig_stream_flush(&s->main.stream, err)) {
         return false;
     }

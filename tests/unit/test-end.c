@@ -400,6 +400,34 @@ static void test_ready_late(void)
     teardown(&f);
 }
 
+/* Nor has the last message itself, of a destination that loads what it has */
+static void test_last_message_waits(void)
+{
+    static const uint32_t granted[] = {
+        0, RMIG_WIRE_FLAG_HANDOVER,
+        RMIG_WIRE_FLAG_HANDOVER | RMIG_WIRE_FLAG_BATCH,
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(granted); i++) {
+        RMigStream *stream;
+        Fixture f;
+
+        setup_with(&f, false, granted[i]);
+        f.main->peer = NULL;
+        stream = rmig_source_stream(f.source);
+        for (unsigned n = 0; n < (granted[i] & RMIG_WIRE_FLAG_BATCH ? 2 : 1);
+             n++) {
+            g_assert_true(rmig_stream_write(stream, "state", 5, NULL));
+            g_assert_true(rmig_stream_flush(stream, NULL));
+        }
+        g_assert_true(rmig_stream_write(stream, "end", 3, NULL));
+        f.then = RMIG_WIRE_READY;
+        g_assert_true(rmig_source_end(f.source, NULL));
+        g_assert_cmpuint(f.patience, ==, 100);
+        teardown(&f);
+    }
+}
+
 /* What ends a wait, and how it says so */
 static const struct {
     RMigWireType then;
@@ -537,6 +565,7 @@ int main(int argc, char **argv)
     g_test_add_func("/end/hand-over", test_hand_over);
     g_test_add_func("/end/hand-over/slowly", test_hand_over_slowly);
     g_test_add_func("/end/hand-over/ready-late", test_ready_late);
+    g_test_add_func("/end/last-message/waits", test_last_message_waits);
     g_test_add_func("/end/hand-over/load-fails", test_load_fails);
     g_test_add_func("/end/hand-over/start-fails", test_start_fails);
     g_test_add_func("/end/hand-over/started-and-gone", test_started_and_gone);
