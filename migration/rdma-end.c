@@ -107,6 +107,14 @@ static bool commit(MigrationState *s, QIOChannelRDMA *rioc, bool starts,
     return ok;
 }
 
+/* START has not left: the guest is as it was before commit() */
+static void take_back(void)
+{
+    bql_lock();
+    guest = GUEST_HERE;
+    bql_unlock();
+}
+
 /* STARTED has come.  A guest that nobody starts there can still be kept. */
 static bool let_go(MigrationState *s)
 {
@@ -124,7 +132,7 @@ int rdma_source_hand_over(MigrationState *s)
     QIOChannelRDMA *rioc = migrate_rdma() ? qio_channel_rdma_from_file(f) :
                            NULL;
     GError *err = NULL;
-    bool starts;
+    bool starts, left;
 
     if (!rioc) {
         return 0;
@@ -146,9 +154,13 @@ int rdma_source_hand_over(MigrationState *s)
         /* Without an error of ours there is one, or the user's wish */
         return err ? end_failed(f, rioc, err) : -1;
     }
-    if (!rmig_source_start(rioc->source, &err)) {
+    if (!rmig_source_start(rioc->source, &left, &err)) {
         trace_rdma_source_not_started(starts, err->message);
-        return starts ? lost_sight(s, f, err) : end_failed(f, rioc, err);
+        if (starts && left) {
+            return lost_sight(s, f, err);
+        }
+        take_back();
+        return end_failed(f, rioc, err);
     }
     trace_rdma_source_started(starts);
     return let_go(s) ? 0 : -1;

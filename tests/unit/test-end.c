@@ -339,6 +339,18 @@ static void setup_end(Fixture *f, bool return_path)
     assert_waits_for(f, RMIG_WAIT_NONE);
 }
 
+/* START may have left: what the destination does then, nobody knows */
+static bool start_guest(Fixture *f, GError **err)
+{
+    unsigned before = f->seen[RMIG_WIRE_START];
+    bool left = false;
+    bool ok = rmig_source_start(f->source, &left, err);
+
+    g_assert_true(left || !ok);
+    g_assert_true(left == (f->seen[RMIG_WIRE_START] > before));
+    return ok;
+}
+
 static void test_hand_over(void)
 {
     for (uint32_t flags = 0; flags < 4; flags++) {
@@ -352,7 +364,7 @@ static void test_hand_over(void)
         g_assert_cmpuint(f.seen[RMIG_WIRE_LOAD_REQUEST], ==, 1);
         g_assert_true(rmig_source_commit(f.source, NULL));
         g_assert_cmpuint(f.seen[RMIG_WIRE_START], ==, 0);
-        g_assert_true(rmig_source_start(f.source, NULL));
+        g_assert_true(start_guest(&f, NULL));
         g_assert_cmpuint(f.seen[RMIG_WIRE_START], ==, 1);
         assert_waits_for(&f, flags & 2 ? RMIG_WAIT_REPORT : RMIG_WAIT_NONE);
         rmig_source_close(f.source, false);
@@ -376,7 +388,7 @@ static void test_hand_over_slowly(void)
     f.patience = 0;
     f.then = RMIG_WIRE_STARTED;
     g_assert_true(rmig_source_commit(f.source, NULL));
-    g_assert_true(rmig_source_start(f.source, NULL));
+    g_assert_true(start_guest(&f, NULL));
     g_assert_cmpuint(f.patience, ==, 100);
     teardown(&f);
 }
@@ -459,7 +471,7 @@ static void test_load_fails(void)
         assert_waits_for(&f, RMIG_WAIT_NONE);
         g_clear_error(&err);
         /* and nobody can give it away afterwards */
-        g_assert_false(rmig_source_start(f.source, &err));
+        g_assert_false(start_guest(&f, &err));
         g_assert_cmpuint(f.seen[RMIG_WIRE_START], ==, 0);
         teardown(&f);
     }
@@ -478,7 +490,7 @@ static void test_start_fails(void)
         f.then = ends[i].then;
         f.shuts_down = ends[i].shuts_down;
         g_assert_true(rmig_source_commit(f.source, NULL));
-        g_assert_false(rmig_source_start(f.source, &err));
+        g_assert_false(start_guest(&f, &err));
         g_assert_cmpuint(f.seen[RMIG_WIRE_START], ==, 1);
         g_assert_nonnull(strstr(err->message, ends[i].needle));
         assert_waits_for(&f, RMIG_WAIT_NONE);
@@ -486,19 +498,26 @@ static void test_start_fails(void)
     }
 }
 
+static void start_and_leave(RMigLink *link, RMigWireType type,
+                            const FakePost *sent)
+{
+    (void)sent;
+    g_assert_cmpint(type, ==, RMIG_WIRE_START);
+    fake_link_script_type(link, RMIG_WIRE_STARTED);
+    fake_link_script_close(link);
+}
+
 /* A destination that has confirmed may leave at once, or be lost */
 static void test_started_and_gone(void)
 {
-    bool starts;
+    bool starts, left;
     Fixture f;
 
     setup_end(&f, false);
     g_assert_true(rmig_source_wait_loaded(f.source, &starts, NULL));
-    f.keeps_silent = true;
-    fake_link_script_type(f.main, RMIG_WIRE_STARTED);
-    fake_link_script_close(f.main);
+    f.main->peer = start_and_leave;
     g_assert_true(rmig_source_commit(f.source, NULL));
-    g_assert_true(rmig_source_start(f.source, NULL));
+    g_assert_true(rmig_source_start(f.source, &left, NULL));
     teardown(&f);
 }
 
@@ -528,7 +547,45 @@ static void test_commit(void)
     g_assert_true(rmig_source_wait_loaded(f.source, &starts, NULL));
     g_assert_true(rmig_source_commit(f.source, NULL));
     rmig_source_return_failed(f.source);
-    g_assert_true(rmig_source_start(f.source, NULL));
+    g_assert_true(start_guest(&f, NULL));
+    teardown(&f);
+}
+
+/*
+ * ERROR has come, and nobody has looked since LOADED, as deciding took its time:
+ * the guest stays here
+ */
+static void test_commit_looks(void)
+{
+    g_autoptr(GError) err = NULL;
+    g_autoptr(GBytes) data = fake_link_message(RMIG_WIRE_ERROR, NULL, 0, 1);
+    bool starts;
+    Fixture f;
+
+    setup_end(&f, false);
+    g_assert_true(rmig_source_wait_loaded(f.source, &starts, NULL));
+    fake_verbs_arrive(f.main->verbs, g_bytes_get_data(data, NULL),
+                      g_bytes_get_size(data));
+    g_assert_false(rmig_source_commit(f.source, &err));
+    g_assert_error(err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PEER);
+    teardown(&f);
+}
+
+/* START cannot be sent: it is known that the guest is still here */
+static void test_start_stays(void)
+{
+    g_autoptr(GError) err = NULL;
+    bool left = true;
+    bool starts;
+    Fixture f;
+
+    setup_end(&f, false);
+    g_assert_true(rmig_source_wait_loaded(f.source, &starts, NULL));
+    g_assert_true(rmig_source_commit(f.source, NULL));
+    f.main->verbs->fail_post = 0;
+    g_assert_false(rmig_source_start(f.source, &left, &err));
+    g_assert_false(left);
+    g_assert_cmpuint(f.seen[RMIG_WIRE_START], ==, 0);
     teardown(&f);
 }
 
@@ -543,7 +600,7 @@ static void test_no_last_report(void)
     setup_end(&f, true);
     g_assert_true(rmig_source_wait_loaded(f.source, &starts, NULL));
     g_assert_true(rmig_source_commit(f.source, NULL));
-    g_assert_true(rmig_source_start(f.source, NULL));
+    g_assert_true(start_guest(&f, NULL));
     f.back->frozen = true;
     g_assert_cmpint(rmig_stream_read(rmig_source_return_stream(f.source),
                                      &byte, 1, true, &err), ==, -1);
@@ -570,6 +627,8 @@ int main(int argc, char **argv)
     g_test_add_func("/end/hand-over/start-fails", test_start_fails);
     g_test_add_func("/end/hand-over/started-and-gone", test_started_and_gone);
     g_test_add_func("/end/hand-over/commit", test_commit);
+    g_test_add_func("/end/hand-over/commit-looks", test_commit_looks);
+    g_test_add_func("/end/hand-over/start-stays", test_start_stays);
     g_test_add_func("/end/hand-over/no-last-report", test_no_last_report);
     g_test_add_data_func("/end/no-blocks/version-1", GUINT_TO_POINTER(0),
                          test_no_blocks);
