@@ -50,9 +50,10 @@ bool rdma_guest_is_gone(void)
     return guest == GUEST_GONE;
 }
 
+/* Whatever may bring a migration to "failed" when the destination has it */
 bool rdma_guest_may_run_elsewhere(void)
 {
-    return guest == GUEST_COMMITTED;
+    return guest != GUEST_HERE;
 }
 
 /*
@@ -196,11 +197,13 @@ bool rdma_source_cancel(MigrationState *s)
     }
     /*
      * The guest may be running at the destination, or does.  All that there is
-     * to end is a wait.
+     * to end is a wait; the file is left alone, as an error of it would fail
+     * what is complete.
      */
     WITH_QEMU_LOCK_GUARD(&s->qemu_file_lock) {
         if (s->to_dst_file) {
-            qemu_file_shutdown(s->to_dst_file);
+            qio_channel_shutdown(qemu_file_get_ioc(s->to_dst_file),
+                                 QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
         }
     }
     return true;
