@@ -30,6 +30,7 @@
 #include "rdma.h"
 #include "rdma-channel.h"
 #include "rdma-info.h"
+#include "rdma-memory.h"
 #include "system/runstate.h"
 #include "system/xen.h"
 #include "trace.h"
@@ -295,6 +296,7 @@ void rdma_start_outgoing_migration(void *opaque, InetSocketAddress *addr,
         .return_path = migrate_return_path(),
         .pin_limit = migrate_rdma_pin_limit(),
         .register_threads = RMIG_REGISTER_THREADS,
+        .released = rdma_memory_release,
     };
     GError *err = NULL;
     RMigSource *source;
@@ -305,11 +307,12 @@ void rdma_start_outgoing_migration(void *opaque, InetSocketAddress *addr,
     set_core_trace();
     trace_rdma_outgoing_start(addr->host, addr->port, config.pin_all,
                               config.return_path);
-    if (!check_pin_all(errp)) {
+    if (!check_pin_all(errp) || !rdma_memory_hold(errp)) {
         return;
     }
     source = rmig_source_new(&config, &err);
     if (!source) {
+        rdma_memory_release();
         qio_channel_rdma_error(errp, err);
         return;
     }
@@ -358,8 +361,9 @@ static bool is_anonymous(RAMBlock *rb)
 
 static int add_dest_block(RAMBlock *rb, void *opaque)
 {
-    RMigDest *dest = ((void **)opaque)[0];
+    QIOChannelRDMA *rioc = ((void **)opaque)[0];
     GError **err = ((void **)opaque)[1];
+    RMigDest *dest = rioc->dest;
     const RMigBlockHints hints = { .anonymous = is_anonymous(rb) };
 
     if (!rmig_dest_add_block(dest, qemu_ram_get_idstr(rb),
@@ -369,13 +373,14 @@ static int add_dest_block(RAMBlock *rb, void *opaque)
         return -1;
     }
     rmig_dest_hint_block(dest, qemu_ram_get_offset(rb), &hints);
+    rdma_memory_add(rioc, rb);
     return 0;
 }
 
 static bool list_blocks(void *opaque, GError **err)
 {
     QIOChannelRDMA *rioc = opaque;
-    void *args[] = { rioc->dest, err };
+    void *args[] = { rioc, err };
 
     return foreach_not_ignored_block(add_dest_block, args) == 0;
 }
@@ -500,10 +505,16 @@ void rdma_start_incoming_migration(InetSocketAddress *addr, Error **errp)
         .opaque = rioc,
         .pin_limit = migrate_rdma_pin_limit(),
         .register_threads = RMIG_REGISTER_THREADS,
+        .released = rdma_memory_release,
     };
-    struct addrinfo *list = look_up(addr, true, errp);
+    struct addrinfo *list;
     GError *err = NULL;
 
+    if (!rdma_memory_hold(errp)) {
+        object_unref(OBJECT(rioc));
+        return;
+    }
+    list = look_up(addr, true, errp);
     set_core_trace();
     for (struct addrinfo *ai = list; ai && !rioc->dest; ai = ai->ai_next) {
         g_clear_error(&err);
@@ -513,6 +524,7 @@ void rdma_start_incoming_migration(InetSocketAddress *addr, Error **errp)
         freeaddrinfo(list);
     }
     if (!rioc->dest) {
+        rdma_memory_release();
         if (err) {
             qio_channel_rdma_error(errp, err);
         }
@@ -633,8 +645,9 @@ static RMigBlockHints source_hints(RAMBlock *rb)
 
 static int add_source_block(RAMBlock *rb, void *opaque)
 {
-    RMigSource *source = ((void **)opaque)[0];
+    QIOChannelRDMA *rioc = ((void **)opaque)[0];
     GError **err = ((void **)opaque)[1];
+    RMigSource *source = rioc->source;
     const RMigBlockHints hints = source_hints(rb);
 
     if (!rmig_source_add_block(source, qemu_ram_get_idstr(rb),
@@ -644,6 +657,7 @@ static int add_source_block(RAMBlock *rb, void *opaque)
         return -1;
     }
     rmig_source_hint_block(source, qemu_ram_get_offset(rb), &hints);
+    rdma_memory_add(rioc, rb);
     return 0;
 }
 
@@ -652,9 +666,9 @@ static int add_source_block(RAMBlock *rb, void *opaque)
  * is dropped here: under pin-all the exchange registers all memory, which can
  * take seconds in which the guest and the monitor want to go on.
  */
-static bool exchange_blocks(RMigSource *source, GError **err)
+static bool exchange_blocks(QIOChannelRDMA *rioc, GError **err)
 {
-    void *args[] = { source, err };
+    void *args[] = { rioc, err };
     bool ok;
 
     WITH_RCU_READ_LOCK_GUARD() {
@@ -663,7 +677,7 @@ static bool exchange_blocks(RMigSource *source, GError **err)
         }
     }
     bql_unlock();
-    ok = rmig_source_exchange(source, err);
+    ok = rmig_source_exchange(rioc->source, err);
     bql_lock();
     return ok;
 }
@@ -681,6 +695,14 @@ int rdma_registration_start(QEMUFile *f, uint64_t flags)
     return qemu_fflush(f);
 }
 
+/* ram.c holds the RCU read lock for the pages of a round, but not here */
+static bool finish_round(QIOChannelRDMA *rioc, GError **err)
+{
+    RCU_READ_LOCK_GUARD();
+    return rdma_memory_is_sound(rioc, err) &&
+           rmig_source_finish(rioc->source, err);
+}
+
 int rdma_registration_stop(QEMUFile *f, uint64_t flags)
 {
     QIOChannelRDMA *rioc = source_channel(f);
@@ -692,9 +714,8 @@ int rdma_registration_stop(QEMUFile *f, uint64_t flags)
     if (qemu_file_get_error(f)) {
         return qemu_file_get_error(f);
     }
-    if ((flags == RAM_CONTROL_SETUP &&
-         !exchange_blocks(rioc->source, &err)) ||
-        !rmig_source_finish(rioc->source, &err)) {
+    if ((flags == RAM_CONTROL_SETUP && !exchange_blocks(rioc, &err)) ||
+        !finish_round(rioc, &err)) {
         account(rioc);
         return keep_error(f, rioc, err);
     }
@@ -718,6 +739,9 @@ int rdma_control_save_page(QEMUFile *f, ram_addr_t block_offset,
 
     if (!rioc) {
         return RAM_SAVE_CONTROL_NOT_SUPP;
+    }
+    if (!rdma_memory_is_sound(rioc, &err)) {
+        return keep_error(f, rioc, err);
     }
     switch (rmig_source_page(rioc->source, block_offset, offset, size, &err)) {
     case RMIG_PAGE_DATA:

@@ -38,6 +38,14 @@ typedef struct RMigWaiter {
     void *opaque;
 } RMigWaiter;
 
+/*
+ * Called once for each RMigSource or RMigDest that was made: none of its memory
+ * is registered any more, and none will be.  Any thread, at the latest in
+ * rmig_source_free() or rmig_dest_free(), or in the thread that unregisters
+ * after it; may call nothing of the core.
+ */
+typedef void (*RMigReleased)(void);
+
 /* A waiter for a plain thread: poll(2) */
 extern const RMigWaiter rmig_poll_waiter;
 
@@ -158,6 +166,7 @@ typedef struct RMigSourceConfig {
      */
     uint64_t pin_limit;
     unsigned register_threads; /* 0: the caller's own thread registers */
+    RMigReleased released;     /* NULL: nobody asks */
     bool version_1_only; /* offer no extensions; for tests and benchmarks */
 } RMigSourceConfig;
 
@@ -312,6 +321,7 @@ typedef struct RMigDestConfig {
     void *opaque;
     uint64_t pin_limit;        /* as the source's */
     unsigned register_threads; /* likewise; they also clear memory */
+    RMigReleased released;     /* likewise */
     bool version_1_only;       /* likewise */
 } RMigDestConfig;
 

@@ -32,6 +32,7 @@ RMigDest *rmig_dest_new(const RMigDestConfig *config,
         d->listener = rmig_listener_new(addr, err);
     }
     if (!d->listener) {
+        d->config.released = NULL;
         rmig_dest_free(d);
         return NULL;
     }
@@ -256,6 +257,7 @@ void rmig_dest_close(RMigDest *d, bool failed)
     remains.back = d->back;
     memset(&d->main, 0, sizeof(d->main));
     memset(&d->back, 0, sizeof(d->back));
+    remains.released = g_steal_pointer(&d->config.released);
     rmig_reaper_take(&remains, d->config.register_threads == 0);
 }
 
@@ -265,6 +267,9 @@ void rmig_dest_free(RMigDest *d)
         return;
     }
     rmig_dest_close(d, false);
+    if (d->config.released) {
+        d->config.released();
+    }
     rmig_blocks_cleanup(&d->blocks);
     g_hash_table_unref(d->hints);
     g_clear_error(&d->refusal);

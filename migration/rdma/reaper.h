@@ -20,6 +20,7 @@ typedef struct RMigRemains {
     RMigMrTable table; /* its jobs are freed */
     RMigConn main; /* disconnected: nothing uses the memory any more */
     RMigConn back;
+    RMigReleased released; /* to be called when all of that is gone */
 } RMigRemains;
 
 /*

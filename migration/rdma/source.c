@@ -38,6 +38,7 @@ RMigSource *rmig_source_new(const RMigSourceConfig *config, GError **err)
     s->zero_queue = g_array_new(false, false, sizeof(RMigZeroRun));
     s->shutdown = rmig_shutdown_new(err);
     if (!s->shutdown) {
+        s->config.released = NULL;
         rmig_source_free(s);
         return NULL;
     }
@@ -379,6 +380,7 @@ void rmig_source_close(RMigSource *s, bool failed)
     remains.back = s->back;
     memset(&s->main, 0, sizeof(s->main));
     memset(&s->back, 0, sizeof(s->back));
+    remains.released = g_steal_pointer(&s->config.released);
     rmig_reaper_take(&remains, s->config.register_threads == 0);
 }
 
@@ -388,6 +390,9 @@ void rmig_source_free(RMigSource *s)
         return;
     }
     rmig_source_close(s, false);
+    if (s->config.released) {
+        s->config.released();
+    }
     rmig_blocks_cleanup(&s->blocks);
     g_array_unref(s->hints);
     g_array_unref(s->zero_queue);

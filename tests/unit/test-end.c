@@ -15,6 +15,14 @@
 #define MIB RMIG_CHUNK_BYTES
 #define PAGE UINT64_C(4096)
 
+/* How often a source has said that nothing of it is registered any more */
+static unsigned times_released;
+
+static void released(void)
+{
+    times_released++;
+}
+
 typedef struct Fixture {
     RMigSource *source;
     RMigLink *main, *back;
@@ -42,7 +50,7 @@ static void setup(Fixture *f, bool return_path)
 {
     RMigSourceConfig config = {
         .waiter = rmig_poll_waiter, .pin_all = true,
-        .return_path = return_path,
+        .return_path = return_path, .released = released,
     };
 
     f->ram = g_malloc0(MIB);
@@ -63,9 +71,12 @@ static void setup(Fixture *f, bool return_path)
     g_assert_true(rmig_source_exchange(f->source, NULL));
 }
 
+/* It is said once, however the source ends */
 static void teardown(Fixture *f)
 {
+    times_released = 0;
     rmig_source_free(f->source);
+    g_assert_cmpuint(times_released, ==, 1);
     g_free(f->ram);
 }
 
@@ -76,6 +87,25 @@ static void assert_says(GError **err, int code, const char *needle)
         g_error("'%s' does not say '%s'", (*err)->message, needle);
     }
     g_clear_error(err);
+}
+
+static void test_released(void)
+{
+    const RMigSourceConfig config = {
+        .waiter = rmig_poll_waiter, .released = released,
+    };
+    RMigSource *never_connected = rmig_source_new(&config, NULL);
+    Fixture f;
+
+    setup(&f, true);
+    times_released = 0;
+    rmig_source_close(f.source, true);
+    g_assert_cmpuint(times_released, ==, 1);
+    rmig_source_free(f.source);
+    g_assert_cmpuint(times_released, ==, 1);
+    g_free(f.ram);
+    rmig_source_free(never_connected);
+    g_assert_cmpuint(times_released, ==, 2);
 }
 
 /* The link wakes its waiters every second: that must not put the end off */
@@ -167,6 +197,7 @@ static void test_last_message_fails(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/end/released", test_released);
     g_test_add_func("/end/writes-hang", test_writes_hang);
     g_test_add_func("/end/send-queue-hangs", test_send_queue_hangs);
     g_test_add_func("/end/no-report", test_no_report);

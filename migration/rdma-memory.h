@@ -1,0 +1,37 @@
+/*
+ * RDMA migration: guest RAM stays where it is while it is registered
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef QEMU_MIGRATION_RDMA_MEMORY_H
+#define QEMU_MIGRATION_RDMA_MEMORY_H
+
+#include "exec/cpu-common.h"
+#include "rdma-channel.h"
+
+/*
+ * rdma_memory_hold: from here on no balloon discards guest RAM
+ *
+ * Before the core object is made; its config's released is to be
+ * rdma_memory_release().  Fails if something in this machine needs to discard
+ * at any time.  Main loop, under the BQL.
+ */
+bool rdma_memory_hold(Error **errp);
+/* The end of one rdma_memory_hold(); any thread */
+void rdma_memory_release(void);
+
+/*
+ * rdma_memory_add: @rb takes part in the migration of @rioc
+ *
+ * Until rdma_memory_forget(), if it is discarded or goes away nevertheless, the
+ * migration fails.  Any thread.
+ */
+void rdma_memory_add(QIOChannelRDMA *rioc, RAMBlock *rb);
+void rdma_memory_forget(QIOChannelRDMA *rioc);
+/*
+ * Whether all that was added is as it was; @err: which is not.  Under the RCU
+ * read lock, for as long as the memory is used on the strength of the answer.
+ */
+bool rdma_memory_is_sound(QIOChannelRDMA *rioc, GError **err);
+
+#endif
