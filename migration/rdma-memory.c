@@ -27,7 +27,10 @@
 #include "exec/ramblock.h"
 #include "exec/ramlist.h"
 #include "qapi/error.h"
+#include "migration/misc.h"
 #include "migration/rdma-discard.h"
+#include "migration.h"
+#include "ram.h"
 #include "rdma-memory.h"
 #include "trace.h"
 
@@ -82,6 +85,119 @@ bool rdma_memory_hold(Error **errp)
 void rdma_memory_release(void)
 {
     ram_block_uncoordinated_discard_disable(false);
+}
+
+/* ---- what is not plugged ------------------------------------------------ */
+
+static RamDiscardManager *manager_of(RAMBlock *rb)
+{
+    return rb->mr && memory_region_has_ram_discard_manager(rb->mr) ?
+           memory_region_get_ram_discard_manager(rb->mr) : NULL;
+}
+
+/*
+ * The destination must know what is plugged before the first round.  virtio-mem
+ * tells that behind RAM's setup since the machine types of QEMU 8.0.
+ */
+static bool is_known_early(RAMBlock *rb, Error **errp)
+{
+    RamDiscardManager *manager = manager_of(rb);
+
+    if (!manager || object_property_get_bool(OBJECT(manager),
+                                             "x-early-migration", NULL)) {
+        return true;
+    }
+    error_setg(errp, "RDMA migration needs to know which memory of RAM block "
+               "%s is plugged before it comes, but its device sends that "
+               "afterwards with this machine type: use a newer one (for x86, "
+               "pc-i440fx-8.0, pc-q35-8.0 or later), or migrate over TCP",
+               qemu_ram_get_idstr(rb));
+    return false;
+}
+
+static int check_plugged(RAMBlock *rb, void *opaque)
+{
+    return is_known_early(rb, opaque) ? 0 : -1;
+}
+
+bool rdma_memory_check_plugged(Error **errp)
+{
+    RCU_READ_LOCK_GUARD();
+    return foreach_not_ignored_block(check_plugged, errp) == 0;
+}
+
+typedef struct RDMAHoles {
+    RAMBlock *rb;
+    RDMAHoleFn *fn;
+    void *opaque;
+    GError *err;
+} RDMAHoles;
+
+static void take_hole(MemoryRegionSection *section, void *opaque)
+{
+    RDMAHoles *holes = opaque;
+
+    if (!holes->err) {
+        holes->fn(holes->opaque, qemu_ram_get_offset(holes->rb),
+                  section->offset_within_region,
+                  int128_get64(section->size), &holes->err);
+    }
+}
+
+bool rdma_memory_holes(RAMBlock *rb, RDMAHoleFn *fn, void *opaque,
+                       GError **err)
+{
+    RDMAHoles holes = { .rb = rb, .fn = fn, .opaque = opaque };
+    RamDiscardManager *manager = manager_of(rb);
+    MemoryRegionSection section = {
+        .mr = rb->mr,
+        .size = int128_make64(qemu_ram_get_used_length(rb)),
+    };
+    Error *late = NULL;
+
+    if (!manager) {
+        return true;
+    }
+    if (!is_known_early(rb, &late)) {
+        g_set_error_literal(err, g_quark_from_static_string("rdma-memory"), 0,
+                            error_get_pretty(late));
+        error_free(late);
+        return false;
+    }
+    ram_discard_manager_replay_discarded(manager, &section, take_hole, &holes);
+    if (holes.err) {
+        g_propagate_error(err, holes.err);
+        return false;
+    }
+    return true;
+}
+
+static bool subtract_hole(void *opaque, ram_addr_t block_offset,
+                          uint64_t offset, uint64_t length, GError **err)
+{
+    *(uint64_t *)opaque -= length;
+    return true;
+}
+
+static int add_plugged(RAMBlock *rb, void *opaque)
+{
+    uint64_t bytes = qemu_ram_get_used_length(rb);
+    GError *late = NULL;
+
+    if (!rdma_memory_holes(rb, subtract_hole, &bytes, &late)) {
+        g_error_free(late); /* who migrates it will hear of that */
+    }
+    *(uint64_t *)opaque += bytes;
+    return 0;
+}
+
+uint64_t rdma_memory_plugged_bytes(void)
+{
+    uint64_t bytes = 0;
+
+    RCU_READ_LOCK_GUARD();
+    foreach_not_ignored_block(add_plugged, &bytes);
+    return bytes;
 }
 
 /* ---- what happens nevertheless ------------------------------------------ */
@@ -156,17 +272,16 @@ static int found_populated(MemoryRegionSection *section, void *opaque)
 static bool is_populated(const RDMARange *range, uint64_t offset,
                          uint64_t length)
 {
-    MemoryRegion *mr = range->rb->mr;
+    RamDiscardManager *manager = manager_of(range->rb);
     MemoryRegionSection section = {
-        .mr = mr,
+        .mr = range->rb->mr,
         .offset_within_region = offset,
         .size = int128_make64(length),
     };
 
-    return !memory_region_has_ram_discard_manager(mr) ||
-           ram_discard_manager_replay_populated(
-               memory_region_get_ram_discard_manager(mr), &section,
-               found_populated, NULL) != 0;
+    return !manager ||
+           ram_discard_manager_replay_populated(manager, &section,
+                                                found_populated, NULL) != 0;
 }
 
 void rdma_memory_discard(void *host, size_t length)

@@ -21,6 +21,22 @@ bool rdma_memory_hold(Error **errp);
 void rdma_memory_release(void);
 
 /*
+ * Whether all memory that is plugged piece by piece (virtio-mem) can migrate
+ * over RDMA; @errp: which device cannot, and why.  Main loop.
+ */
+bool rdma_memory_check_plugged(Error **errp);
+/*
+ * Calls @fn for each stretch of @rb that is not plugged, at most to its used
+ * length, until one call fails.  Under the BQL.
+ */
+typedef bool RDMAHoleFn(void *opaque, ram_addr_t block_offset,
+                        uint64_t offset, uint64_t length, GError **err);
+bool rdma_memory_holes(RAMBlock *rb, RDMAHoleFn *fn, void *opaque,
+                       GError **err);
+/* Bytes of guest RAM to migrate, without what is not plugged.  Main loop. */
+uint64_t rdma_memory_plugged_bytes(void);
+
+/*
  * rdma_memory_add: @rb takes part in the migration of @rioc
  *
  * Until rdma_memory_forget(), if it is discarded or goes away nevertheless, the

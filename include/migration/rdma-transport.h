@@ -204,6 +204,17 @@ bool rmig_source_add_block(RMigSource *source, const char *name, void *host,
     G_GNUC_WARN_UNUSED_RESULT;
 
 /*
+ * rmig_source_add_hole: [offset, offset + length) of the block that starts at
+ * @block_offset is not plugged, and will not be before the migration ends
+ *
+ * After rmig_source_add_block().  Nothing of it is registered, read or sent,
+ * and the destination neither writes nor clears it.  Whole MiB only.
+ */
+bool rmig_source_add_hole(RMigSource *source, uint64_t block_offset,
+                          uint64_t offset, uint64_t length, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+
+/*
  * What the caller knows about a block's memory.  All of it may be missing (an
  * all-zero struct): then everything is taken for dirty, and nothing is skipped.
  */
@@ -305,6 +316,12 @@ typedef struct RMigDestOps {
      */
     bool (*list_blocks)(void *opaque, GError **err);
     /*
+     * Memory is about to be registered, written or cleared: call
+     * rmig_dest_add_hole() for what is not plugged.  Once, as late as it can
+     * be; NULL: there is no such memory.
+     */
+    bool (*list_holes)(void *opaque, GError **err);
+    /*
      * Make [host, host + len) zero; @len any multiple of nothing.  Any thread,
      * several at a time.
      */
@@ -369,6 +386,10 @@ bool rmig_dest_note_block(RMigDest *dest, const char *name, GError **err)
 /* From list_blocks(); like rmig_source_add_block() */
 bool rmig_dest_add_block(RMigDest *dest, const char *name, void *host,
                          uint64_t offset, uint64_t length, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* From list_holes(); like rmig_source_add_hole() */
+bool rmig_dest_add_hole(RMigDest *dest, uint64_t block_offset, uint64_t offset,
+                        uint64_t length, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 /* For the block at @offset, after rmig_dest_add_block(); of @hints anonymous */
 void rmig_dest_hint_block(RMigDest *dest, uint64_t offset,

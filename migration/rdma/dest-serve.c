@@ -105,9 +105,30 @@ static bool learn_blocks(RMigDest *d, GError **err)
     return ok && init_tables(d, err);
 }
 
+/*
+ * What is plugged here is told by the source's stream, between the exchange of
+ * the blocks and the first round.
+ */
+static bool learn_holes(RMigDest *d, GError **err)
+{
+    if (d->knows_holes || !d->config.ops->list_holes) {
+        return true;
+    }
+    d->knows_holes = true;
+    return d->config.ops->list_holes(d->config.opaque, err);
+}
+
 /* Pin-all as in version 1: before the first page */
 static bool register_all(RMigDest *d, GError **err)
 {
+    if (!learn_holes(d, err)) {
+        return false;
+    }
+    if (d->blocks.hole_bytes > 0) {
+        g_set_error_literal(err, RMIG_BLOCKS_ERROR, 0,
+                            RMIG_BLOCKS_NO_PIN_ALL_WITH_HOLES);
+        return false;
+    }
     for (uint32_t i = 0; i < rmig_blocks_count(&d->blocks); i++) {
         const RMigBlock *block = rmig_blocks_get(&d->blocks, i);
         uint64_t n = rmig_block_chunks(block);
@@ -511,6 +532,9 @@ static bool handle_command(RMigDest *d, const RMigWireMessage *msg,
                     "the source sent %s %s", rmig_wire_type_name(msg->type),
                     d->announced ? "in the middle of a round" :
                     "before it asked for the RAM blocks");
+        return false;
+    }
+    if (!learn_holes(d, err)) {
         return false;
     }
     switch (msg->type) {

@@ -180,6 +180,15 @@ bool rmig_dest_add_block(RMigDest *d, const char *name, void *host,
     return rmig_blocks_add(&d->blocks, name, host, offset, length, err);
 }
 
+bool rmig_dest_add_hole(RMigDest *d, uint64_t block_offset, uint64_t offset,
+                        uint64_t length, GError **err)
+{
+    RMigBlock *block = rmig_blocks_by_offset(&d->blocks, block_offset);
+
+    g_assert(block);
+    return rmig_blocks_add_hole(&d->blocks, block, offset, length, err);
+}
+
 void rmig_dest_hint_block(RMigDest *d, uint64_t offset,
                           const RMigBlockHints *hints)
 {

@@ -234,6 +234,7 @@ static void fill_rest(RMigSource *s)
             a->next_chunk = 0;
         }
         block = rmig_blocks_get(&s->blocks, a->next_block);
+        a->next_chunk = rmig_block_next_present(block, a->next_chunk);
         if (a->next_chunk >= rmig_block_chunks(block)) {
             a->next_block++;
             a->next_chunk = 0;
@@ -241,7 +242,8 @@ static void fill_rest(RMigSource *s)
         }
         span = rmig_mr_table_find(&a->local, block, a->next_chunk);
         if (!span) {
-            uint64_t chunks = rmig_block_chunks(block) - a->next_chunk;
+            uint64_t chunks = rmig_block_next_hole(block, a->next_chunk) -
+                              a->next_chunk;
 
             while (n < MIN(most, chunks) &&
                    !rmig_mr_table_find(&a->local, block, a->next_chunk + n)) {

@@ -48,10 +48,15 @@ bool rmig_ahead_init(RMigSource *s, GError **err)
     rmig_budget_init(&a->peer, s->peer_pin_bytes);
     a->evicted = g_new0(uint8_t *, n);
     for (uint32_t i = 0; i < n; i++) {
-        uint64_t chunks = rmig_block_chunks(rmig_blocks_get(&s->blocks, i));
+        const RMigBlock *block = rmig_blocks_get(&s->blocks, i);
+        uint64_t chunks = rmig_block_chunks(block);
 
         a->evicted[i] = g_new0(uint8_t, chunks / 8 + 1);
         a->pin_left += chunks;
+        for (uint64_t c = rmig_block_next_hole(block, 0); c < chunks;
+             c = rmig_block_next_hole(block, c + 1)) {
+            a->pin_left--;
+        }
     }
     g_queue_init(&a->window);
     g_queue_init(&a->to_ask);

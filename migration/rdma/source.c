@@ -132,6 +132,15 @@ bool rmig_source_add_block(RMigSource *s, const char *name, void *host,
     return true;
 }
 
+bool rmig_source_add_hole(RMigSource *s, uint64_t block_offset,
+                          uint64_t offset, uint64_t length, GError **err)
+{
+    RMigBlock *block = rmig_blocks_by_offset(&s->blocks, block_offset);
+
+    g_assert(block && !s->exchanged);
+    return rmig_blocks_add_hole(&s->blocks, block, offset, length, err);
+}
+
 void rmig_source_hint_block(RMigSource *s, uint64_t block_offset,
                             const RMigBlockHints *hints)
 {
@@ -202,6 +211,11 @@ static bool exchange(RMigSource *s, GError **err)
     RMigWireMessage msg;
 
     g_assert(!s->exchanged);
+    if (pinned && s->blocks.hole_bytes > 0) {
+        g_set_error_literal(err, RMIG_BLOCKS_ERROR, 0,
+                            RMIG_BLOCKS_NO_PIN_ALL_WITH_HOLES);
+        return false;
+    }
     if (!init_tables(s, err) ||
         !rmig_source_command(s, RMIG_WIRE_RAM_BLOCKS_REQUEST, 0, 1, err)) {
         return false;
