@@ -115,15 +115,32 @@ static bool is_known_early(RAMBlock *rb, Error **errp)
     return false;
 }
 
-static int check_plugged(RAMBlock *rb, void *opaque)
+/*
+ * The adapter cannot write into it, nor could QEMU.  Where both sides have the
+ * same file there is a way to say so.
+ */
+static bool is_writable(RAMBlock *rb, Error **errp)
 {
-    return is_known_early(rb, opaque) ? 0 : -1;
+    if (!(rb->flags & RAM_READONLY)) {
+        return true;
+    }
+    error_setg(errp, "RAM block %s is read-only, so no destination can receive "
+               "it: if both sides map the same file, say so with share=on for "
+               "its memory backend and the capability x-ignore-shared on both "
+               "sides; else make it writable (readonly=off, or rom=off), or "
+               "take the device away", qemu_ram_get_idstr(rb));
+    return false;
 }
 
-bool rdma_memory_check_plugged(Error **errp)
+static int check_block(RAMBlock *rb, void *opaque)
+{
+    return is_writable(rb, opaque) && is_known_early(rb, opaque) ? 0 : -1;
+}
+
+bool rdma_memory_check_blocks(Error **errp)
 {
     RCU_READ_LOCK_GUARD();
-    return foreach_not_ignored_block(check_plugged, errp) == 0;
+    return foreach_not_ignored_block(check_block, errp) == 0;
 }
 
 typedef struct RDMAHoles {

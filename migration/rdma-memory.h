@@ -21,10 +21,11 @@ bool rdma_memory_hold(Error **errp);
 void rdma_memory_release(void);
 
 /*
- * Whether all memory that is plugged piece by piece (virtio-mem) can migrate
- * over RDMA; @errp: which device cannot, and why.  Main loop.
+ * Whether every RAM block can migrate over RDMA: it is writable, and if it is
+ * plugged piece by piece (virtio-mem), that is told early enough.  @errp: which
+ * cannot, and what to do.  Main loop.
  */
-bool rdma_memory_check_plugged(Error **errp);
+bool rdma_memory_check_blocks(Error **errp);
 /*
  * Calls @fn for each stretch of @rb that is not plugged, at most to its used
  * length, until one call fails.  Under the BQL.

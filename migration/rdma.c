@@ -107,7 +107,7 @@ bool rdma_caps_compatible(Error **errp)
                    "parameter tls-creds, or migrate over TCP");
         return false;
     }
-    return rdma_memory_check_plugged(errp) && check_memlock(errp);
+    return rdma_memory_check_blocks(errp) && check_memlock(errp);
 }
 
 bool rdma_caps_check(const bool *caps, Error **errp)

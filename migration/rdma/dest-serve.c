@@ -282,20 +282,30 @@ static void note_refusal(RMigDest *d, const GError *why)
 {
     g_autofree char *text = NULL;
 
-    if (d->refusal) {
+    bool never = g_error_matches(why, RMIG_VERBS_ERROR,
+                                 RMIG_VERBS_ERROR_UNPINNABLE);
+
+    /* What no room would help matters more than what it would */
+    if (d->refusal &&
+        (!never || g_error_matches(d->refusal, RMIG_VERBS_ERROR,
+                                   RMIG_VERBS_ERROR_UNPINNABLE))) {
         return;
     }
+    g_clear_error(&d->refusal);
     d->refusal = g_error_copy(why);
-    text = g_strdup_printf("not all the memory that the source asks for can "
-                           "be pinned, going on with less: %s", why->message);
+    text = g_strdup_printf("%s: %s", never ?
+                           "the source asks for memory that cannot be pinned" :
+                           "not all the memory that the source asks for can "
+                           "be pinned, going on with less", why->message);
     d->config.ops->warn(d->config.opaque, text);
 }
 
 /* A span whose job is done: its key, or 0 for a refusal, which takes *@span */
-static bool end_register(RMigDest *d, RMigSpan **span, uint32_t *rkey,
+static bool end_register(RMigDest *d, RMigSpan **span, RMigWireResult *result,
                          GError **err)
 {
-    *rkey = 0;
+    result->rkey = 0;
+    result->reason = RMIG_WIRE_REFUSED_NO_ROOM;
     if (!*span) {
         return true;
     }
@@ -305,10 +315,13 @@ static bool end_register(RMigDest *d, RMigSpan **span, uint32_t *rkey,
             return false;
         }
         note_refusal(d, (*span)->error);
+        if (rmig_span_is_unpinnable(*span)) {
+            result->reason = RMIG_WIRE_REFUSED_UNPINNABLE;
+        }
         rmig_span_leave(g_steal_pointer(span));
         return true;
     }
-    *rkey = rmig_mr_rkey((*span)->mr);
+    result->rkey = rmig_mr_rkey((*span)->mr);
     return true;
 }
 
@@ -328,7 +341,7 @@ static bool answer_register(RMigDest *d, const RMigWireMessage *msg,
         result.host_addr =
             (uintptr_t)rmig_blocks_get(&d->blocks, reg.block)->host;
         if (!end_register(d, (RMigSpan **)&g_ptr_array_index(spans, i),
-                          &result.rkey, err)) {
+                          &result, err)) {
             return false;
         }
         rmig_wire_result_pack(data + i * RMIG_WIRE_RESULT_BYTES, &result);

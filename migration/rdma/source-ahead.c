@@ -353,7 +353,8 @@ static bool take_refusal(RMigSource *s, RMigSpan *span, GError **err)
     RMIG_LOG("source: %s", why->message);
     rmig_ahead_forget(&s->ahead, span);
     rmig_span_drop(s, span);
-    if (single && rmig_ahead_is_hopeless(s, alone)) {
+    if (g_error_matches(why, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_UNPINNABLE) ||
+        (single && rmig_ahead_is_hopeless(s, alone))) {
         g_propagate_error(err, g_steal_pointer(&why));
         return false;
     }
@@ -405,6 +406,14 @@ static RMigSpan *come_nearer(RMigSource *s, const RMigBlock *block,
     span = rmig_mr_table_find(&s->ahead.local, block, chunk);
     if (span && rmig_span_is_usable(span)) {
         return span;
+    }
+    if (span && span->peer == RMIG_PEER_NEVER) {
+        g_set_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_UNPINNABLE,
+                    "the destination cannot pin this memory, and no limit is "
+                    "in the way: it is read-only there, damaged, or a file of "
+                    "a file system with DAX; the destination's log has the "
+                    "error");
+        return NULL;
     }
     if (span && span->state == RMIG_SPAN_FAILED &&
         span->peer != RMIG_PEER_ASKED) {

@@ -22,7 +22,8 @@
  * budget to what there is.  The span is dropped on both sides and asked for
  * again when its pages come, chunk by chunk if need be; only a chunk that
  * cannot be had with nothing else registered, and not at the next tries either,
- * ends the migration.
+ * ends the migration.  Memory that cannot be pinned however much room there is
+ * ends it as soon as something of it is to be written.
  */
 #include <string.h>
 
@@ -282,8 +283,14 @@ static bool take_result(RMigSource *s, RMigSpan *span,
                                                                     " not");
         return false;
     }
-    span->peer = result->rkey ? RMIG_PEER_READY : RMIG_PEER_NONE;
     span->rkey = result->rkey;
+    if (!result->rkey && result->reason == RMIG_WIRE_REFUSED_UNPINNABLE) {
+        /* That matters if there is anything to write: zeros do without */
+        span->peer = RMIG_PEER_NEVER;
+        s->count.chunks_refused += n;
+        return true;
+    }
+    span->peer = result->rkey ? RMIG_PEER_READY : RMIG_PEER_NONE;
     if (result->rkey) {
         rmig_budget_granted(&a->peer, bytes);
         count_again(s, span);

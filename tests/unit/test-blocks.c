@@ -516,27 +516,29 @@ static void test_check_at_the_top(void)
 
 /* ---- holes ---- */
 
+/* [2, 30) and the short one at the end */
+static RMigBlock *setup_holes(RMigBlocks *blocks)
+{
+    RMigBlock *block;
+
+    rmig_blocks_init(blocks);
+    g_assert_true(rmig_blocks_add(blocks, "mem", HOST(PAGE), 0,
+                                  40 * MIB + PAGE, NULL));
+    block = rmig_blocks_get(blocks, 0);
+    g_assert_cmpuint(rmig_block_next_present(block, 3), ==, 3);
+    g_assert_cmpuint(rmig_block_next_hole(block, 3), ==, 41);
+    g_assert_true(rmig_blocks_add_hole(blocks, block, 2 * MIB, 28 * MIB,
+                                       NULL));
+    g_assert_true(rmig_blocks_add_hole(blocks, block, 2 * MIB, MIB, NULL));
+    g_assert_true(rmig_blocks_add_hole(blocks, block, 40 * MIB, PAGE, NULL));
+    return block;
+}
+
 static void test_holes(void)
 {
     RMigBlocks blocks;
-    RMigBlock *block, *found;
-    RMigWireRegister reg = { .key = 0 };
-    RMigWireZeroRun run = { .length = 1 };
-    uint64_t first, n;
-    g_autoptr(GError) err = NULL;
+    RMigBlock *block = setup_holes(&blocks);
 
-    rmig_blocks_init(&blocks);
-    g_assert_true(rmig_blocks_add(&blocks, "mem", HOST(PAGE), 0,
-                                  40 * MIB + PAGE, NULL));
-    block = rmig_blocks_get(&blocks, 0);
-    g_assert_cmpuint(rmig_block_next_present(block, 3), ==, 3);
-    g_assert_cmpuint(rmig_block_next_hole(block, 3), ==, 41);
-
-    /* [2, 30) and the short one at the end */
-    g_assert_true(rmig_blocks_add_hole(&blocks, block, 2 * MIB, 28 * MIB,
-                                       NULL));
-    g_assert_true(rmig_blocks_add_hole(&blocks, block, 2 * MIB, MIB, NULL));
-    g_assert_true(rmig_blocks_add_hole(&blocks, block, 40 * MIB, PAGE, NULL));
     g_assert_cmpuint(blocks.hole_bytes, ==, 28 * MIB + PAGE);
     for (uint64_t c = 0; c <= 41; c++) {
         uint64_t present = c < 2 || (c >= 30 && c < 40) ? c :
@@ -550,7 +552,20 @@ static void test_holes(void)
         }
     }
 
-    /* What a peer names must not touch one */
+    rmig_blocks_cleanup(&blocks);
+}
+
+/* What a peer names must not touch one */
+static void test_check_holes(void)
+{
+    RMigBlocks blocks;
+    RMigBlock *found;
+    RMigWireRegister reg = { .key = 0 };
+    RMigWireZeroRun run = { .length = 1 };
+    uint64_t first, n;
+    g_autoptr(GError) err = NULL;
+
+    setup_holes(&blocks);
     for (uint64_t c = 0; c < 41; c++) {
         for (uint64_t more = 0; more < 41 - c; more++) {
             bool ok = (c < 2 && c + more < 2) ||
@@ -626,6 +641,7 @@ int main(int argc, char **argv)
     g_test_add_func("/blocks/check/zero-run", test_check_zero_run);
     g_test_add_func("/blocks/check/top", test_check_at_the_top);
     g_test_add_func("/blocks/holes", test_holes);
+    g_test_add_func("/blocks/holes/check", test_check_holes);
     g_test_add_func("/blocks/holes/refused", test_holes_refused);
     return g_test_run();
 }

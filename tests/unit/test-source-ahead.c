@@ -339,6 +339,89 @@ static void test_holes_version_1(void)
     teardown(&f);
 }
 
+/* ---- memory that cannot be pinned ---- */
+
+/* At once, and nothing is let go for it: no room would help */
+static void check_unpinnable(Fixture *f, const char *needle)
+{
+    GError *err = NULL;
+    RMigCounters c;
+
+    g_assert_cmpint(rmig_source_page(f->source, f->block[1].offset, 0, PAGE,
+                                     &err), ==, RMIG_PAGE_FAILED);
+    assert_says(&err, needle);
+    g_assert_cmpuint(f->seen[RMIG_WIRE_UNREGISTER_REQUEST], ==, 0);
+    rmig_source_counters(f->source, &c);
+    g_assert_cmpuint(c.chunks_evicted, ==, 0);
+    g_assert_cmpuint(c.chunks_registered, >=, 3);
+}
+
+static void setup_unpinnable(Fixture *f, bool pin_all)
+{
+    setup_mode(f, &(Mode) {
+        .flags = RMIG_WIRE_FLAG_BATCH | RMIG_WIRE_FLAG_PIN_ALL,
+        .pin_all = pin_all,
+    });
+    g_assert_true(rmig_source_exchange(f->source, NULL));
+    for (uint64_t n = 0; n < 3 * MIB / PAGE; n++) {
+        dirty(f, 0, n);
+    }
+}
+
+static void send_ram(Fixture *f)
+{
+    for (uint64_t n = 0; n < 3 * MIB / PAGE; n++) {
+        g_assert_cmpint(page(f, 0, n), ==, RMIG_PAGE_DATA);
+    }
+    g_assert_true(rmig_source_finish(f->source, NULL));
+    settle(f);
+}
+
+static void test_unpinnable_here(void)
+{
+    Fixture f;
+
+    setup_unpinnable(&f, false);
+    f.verbs->unpinnable = f.block[1].ours;
+    f.verbs->unpinnable_bytes = f.block[1].length;
+    send_ram(&f);
+    dirty(&f, 1, 0);
+    check_unpinnable(&f, "as for a ROM");
+    teardown(&f);
+}
+
+static void test_unpinnable_there(void)
+{
+    Fixture f;
+
+    setup_unpinnable(&f, false);
+    send_ram(&f);
+    f.vice = RESULT_UNPINNABLE;
+    dirty(&f, 1, 0);
+    check_unpinnable(&f, "no limit is in the way");
+    g_assert_cmpuint(f.chunks_asked, <=, 3 + 1 + 2);
+    teardown(&f);
+}
+
+/* Pin-all asks for it as well, but zeros need no memory to be pinned */
+static void test_unpinnable_zeros(void)
+{
+    Fixture f;
+
+    setup_unpinnable(&f, true);
+    f.verbs->unpinnable = f.block[1].ours;
+    f.verbs->unpinnable_bytes = f.block[1].length;
+    send_ram(&f);
+    f.vice = RESULT_UNPINNABLE;
+    for (unsigned i = 0; i < 3; i++) {
+        for (uint64_t n = 0; n < 2 * MIB / PAGE; n++) {
+            g_assert_cmpint(page(&f, 1, n), ==, RMIG_PAGE_ZERO);
+        }
+        g_assert_true(rmig_source_finish(f.source, NULL));
+    }
+    teardown(&f);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -366,5 +449,8 @@ int main(int argc, char **argv)
                                           RMIG_WIRE_FLAG_PIN_ALL),
                          test_holes);
     g_test_add_func("/source/holes/pin-all-version-1", test_holes_version_1);
+    g_test_add_func("/source/unpinnable/here", test_unpinnable_here);
+    g_test_add_func("/source/unpinnable/there", test_unpinnable_there);
+    g_test_add_func("/source/unpinnable/zeros", test_unpinnable_zeros);
     return g_test_run();
 }

@@ -485,6 +485,115 @@ static void test_virtio_mem_late(void)
     qtest_quit(who);
 }
 
+/* ---- memory that cannot be received, or goes away ------------------------ */
+
+#define NV_BYTES (4 * MiB)
+#define DIMM_BYTES (64 * MiB)
+/* The first memory device is mapped there */
+#define DEVICE_ADDR (4 * GiB)
+/* ACPI's memory hotplug registers: the slot, and bits to write */
+#define ACPI_MEMORY 0xa00
+#define ACPI_MEMORY_BITS (ACPI_MEMORY + 0x14)
+#define ACPI_MEMORY_EJECT (1 << 3)
+
+static QTestState *start_nv_qemu(const char *file, const char *more)
+{
+    return qtest_initf("-machine pc,nvdimm=on -m 128M,slots=2,maxmem=1G "
+                       "-nodefaults -object memory-backend-file,id=nv,"
+                       "mem-path=%s,size=4M,readonly=on,rom=on,share=on "
+                       "-device nvdimm,memdev=nv,unarmed=on %s", file, more);
+}
+
+static void check_refused(QTestState *who, const char *command)
+{
+    QDict *error = qtest_qmp_assert_failure_ref(
+        who, "{ 'execute': %s, 'arguments': {"
+        " 'uri': 'rdma:127.0.0.1:0' } }", command);
+    const char *why = qdict_get_str(error, "desc");
+
+    g_test_message("%s", why);
+    g_assert_nonnull(strstr(why, "RAM block"));
+    g_assert_nonnull(strstr(why, "read-only"));
+    g_assert_nonnull(strstr(why, "x-ignore-shared"));
+    g_assert_null(strstr(why, "limit"));
+    qobject_unref(error);
+}
+
+/* Refused with the reason, on both sides; with the same file it need not go */
+static void test_read_only(void)
+{
+    const char *host = rmig_test_host(AF_INET);
+    g_autofree char *file = NULL;
+    g_autofree char *uri = NULL;
+    QTestState *from, *to;
+    uint8_t byte = 0x77;
+    int fd;
+
+    if (!host) {
+        return;
+    }
+    fd = g_file_open_tmp("rmig-nv-XXXXXX", &file, NULL);
+    g_assert(fd >= 0);
+    g_assert(ftruncate(fd, NV_BYTES) == 0);
+    g_assert(pwrite(fd, &byte, 1, NV_BYTES - 1) == 1);
+    close(fd);
+    from = start_nv_qemu(file, "");
+    to = start_nv_qemu(file, "-incoming defer");
+    check_refused(from, "migrate");
+    check_refused(to, "migrate-incoming");
+    migrate_set_capability(from, "x-ignore-shared", true);
+    migrate_set_capability(to, "x-ignore-shared", true);
+    listen_on(to, &(Case) { }, host, &uri);
+    migrate_qmp(from, to, uri, NULL, "{}");
+    rmig_test_wait(from, "completed", RMIG_TEST_COMPLETE_S);
+    rmig_test_wait(to, "completed", RMIG_TEST_COMPLETE_S);
+    g_assert_cmphex(qtest_readb(to, DEVICE_ADDR + NV_BYTES - 1), ==, byte);
+    qtest_quit(from);
+    qtest_quit(to);
+    unlink(file);
+}
+
+static QTestState *start_dimm_qemu(const char *more)
+{
+    return qtest_initf("-machine pc -m 128M,slots=2,maxmem=1G -nodefaults "
+                       "-object memory-backend-ram,id=back,size=64M "
+                       "-device pc-dimm,id=dimm,memdev=back %s", more);
+}
+
+/* The guest lets go a DIMM, as it was asked before, and then its memory goes */
+static void test_unplug(void)
+{
+    const char *host = rmig_test_host(AF_INET);
+    g_autofree char *uri = NULL;
+    g_autofree char *why = NULL;
+    QTestState *from, *to;
+
+    if (!host) {
+        return;
+    }
+    from = start_dimm_qemu("");
+    to = start_dimm_qemu("-incoming defer");
+    qtest_memset(from, DEVICE_ADDR, 0x99, DIMM_BYTES);
+    qtest_qmp_assert_success(from, "{ 'execute': 'device_del',"
+                             " 'arguments': { 'id': 'dimm' } }");
+    listen_on(to, &(Case) { }, host, &uri);
+    migrate_set_parameter_int(from, "max-bandwidth", WALK_BYTES_PER_S);
+    migrate_qmp(from, to, uri, NULL, "{}");
+    rmig_test_wait_sent(from, 4 * MiB);
+    qtest_outl(from, ACPI_MEMORY, 0);
+    qtest_outb(from, ACPI_MEMORY_BITS, ACPI_MEMORY_EJECT);
+    qtest_qmp_eventwait(from, "DEVICE_DELETED");
+    qtest_qmp_assert_success(from, "{ 'execute': 'object-del',"
+                             " 'arguments': { 'id': 'back' } }");
+    why = rmig_test_wait_failed(from, RMIG_TEST_COMPLETE_S);
+    g_assert_nonnull(strstr(why, "went away"));
+    g_assert_nonnull(strstr(why, "back"));
+    rmig_test_released(from);
+    g_assert_true(rmig_test_running(from));
+    qtest_quit(from);
+    rmig_test_wait_exit(to);
+}
+
 void rmig_test_add_memory(void)
 {
     static const struct {
@@ -499,6 +608,8 @@ void rmig_test_add_memory(void)
         { "virtio-mem", test_virtio_mem },
         { "virtio-mem-pin-all", test_virtio_mem_pin_all },
         { "virtio-mem-late", test_virtio_mem_late },
+        { "read-only", test_read_only },
+        { "unplug", test_unplug },
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
