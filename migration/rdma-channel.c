@@ -19,6 +19,7 @@
 #include "rdma.h"
 #include "rdma-channel.h"
 #include "rdma-info.h"
+#include "rdma-memory.h"
 #include "trace.h"
 
 /*
@@ -298,6 +299,7 @@ static int qio_channel_rdma_close(QIOChannel *ioc, Error **errp)
     }
     rioc->closed = true;
     rdma_info_detach(rioc);
+    rdma_memory_forget(rioc);
     trace_rdma_channel_close(rioc, failed);
     if (rioc->source) {
         rmig_source_close(rioc->source, failed);
@@ -435,8 +437,10 @@ static void qio_channel_rdma_finalize(Object *obj)
     QIOChannelRDMA *rioc = QIO_CHANNEL_RDMA(obj);
 
     rdma_info_detach(rioc);
+    rdma_memory_forget(rioc);
     rmig_source_free(rioc->source);
     rmig_dest_free(rioc->dest);
+    g_free(rioc->memory_lost);
 }
 
 static void qio_channel_rdma_class_init(ObjectClass *klass, void *data)

@@ -28,10 +28,11 @@
 #include "qemu-file.h"
 #include "ram.h"
 #include "rdma.h"
+#include "rdma-blocks.h"
 #include "rdma-channel.h"
 #include "rdma-info.h"
+#include "rdma-memory.h"
 #include "system/runstate.h"
-#include "system/xen.h"
 #include "trace.h"
 #include "yank_functions.h"
 
@@ -106,13 +107,7 @@ bool rdma_caps_compatible(Error **errp)
                    "parameter tls-creds, or migrate over TCP");
         return false;
     }
-    if (ram_block_discard_is_required()) {
-        /* Pinned memory that is discarded would go its own ways */
-        error_setg(errp, "RDMA migration cannot be used together with "
-                   "devices that discard guest memory, such as virtio-mem");
-        return false;
-    }
-    return check_memlock(errp);
+    return rdma_memory_check_blocks(errp) && check_memlock(errp);
 }
 
 bool rdma_caps_check(const bool *caps, Error **errp)
@@ -260,7 +255,7 @@ static bool is_zero(const void *host, uint64_t len)
 static bool check_pin_all(Error **errp)
 {
     uint64_t limit = migrate_rdma_pin_limit();
-    uint64_t ram = ram_bytes_total();
+    uint64_t ram = rdma_memory_plugged_bytes();
     GError *err = NULL;
 
     if (!migrate_rdma_pin_all()) {
@@ -295,6 +290,7 @@ void rdma_start_outgoing_migration(void *opaque, InetSocketAddress *addr,
         .return_path = migrate_return_path(),
         .pin_limit = migrate_rdma_pin_limit(),
         .register_threads = RMIG_REGISTER_THREADS,
+        .released = rdma_memory_release,
     };
     GError *err = NULL;
     RMigSource *source;
@@ -305,11 +301,12 @@ void rdma_start_outgoing_migration(void *opaque, InetSocketAddress *addr,
     set_core_trace();
     trace_rdma_outgoing_start(addr->host, addr->port, config.pin_all,
                               config.return_path);
-    if (!check_pin_all(errp)) {
+    if (!check_pin_all(errp) || !rdma_memory_hold(errp)) {
         return;
     }
     source = rmig_source_new(&config, &err);
     if (!source) {
+        rdma_memory_release();
         qio_channel_rdma_error(errp, err);
         return;
     }
@@ -331,54 +328,7 @@ void rdma_start_outgoing_migration(void *opaque, InetSocketAddress *addr,
     object_unref(OBJECT(rioc));
 }
 
-/*
- * Whether a page of @rb that has no mapping has never been touched and reads as
- * zeros; see RMigBlockHints.  That is so for memory that is private to this
- * process and has nothing behind it.  A balloon's madvise() takes contents and
- * mapping away together, and KSM leaves a mapping.  It is not so for
- *
- *   - files (-mem-path, hugetlbfs, pmem, memfd), shared or private: what is not
- *     mapped here is in the file
- *   - shared memory without a file: another process may have filled it in
- *   - memory that somebody else gave us (RAM_PREALLOC): nobody knows its kind
- *   - guest_memfd: the guest's private pages are mapped nowhere
- *   - Xen: the guest's memory is not this process's at all
- *
- * Memory whose pages userfaultfd fills in would not be either, but postcopy and
- * background snapshots, which use it, are refused with RDMA.
- */
-static bool is_anonymous(RAMBlock *rb)
-{
-    return !xen_enabled() && rb->fd < 0 && rb->guest_memfd < 0 &&
-           !(rb->flags & (RAM_PREALLOC | RAM_SHARED | RAM_PMEM |
-                          RAM_NAMED_FILE | RAM_GUEST_MEMFD));
-}
-
 /* ---- destination: listening and accepting ------------------------------- */
-
-static int add_dest_block(RAMBlock *rb, void *opaque)
-{
-    RMigDest *dest = ((void **)opaque)[0];
-    GError **err = ((void **)opaque)[1];
-    const RMigBlockHints hints = { .anonymous = is_anonymous(rb) };
-
-    if (!rmig_dest_add_block(dest, qemu_ram_get_idstr(rb),
-                             qemu_ram_get_host_addr(rb),
-                             qemu_ram_get_offset(rb),
-                             qemu_ram_get_used_length(rb), err)) {
-        return -1;
-    }
-    rmig_dest_hint_block(dest, qemu_ram_get_offset(rb), &hints);
-    return 0;
-}
-
-static bool list_blocks(void *opaque, GError **err)
-{
-    QIOChannelRDMA *rioc = opaque;
-    void *args[] = { rioc->dest, err };
-
-    return foreach_not_ignored_block(add_dest_block, args) == 0;
-}
 
 /*
  * Any thread, several at a time: ram_handle_zero() keeps no state, and the core
@@ -401,7 +351,8 @@ static void zero_range(void *opaque, void *host, uint64_t len)
 
 static uint64_t ram_bytes(void *opaque)
 {
-    return ram_bytes_total();
+    /* What virtio-mem has plugged is not known yet; the budget sees to it */
+    return rdma_memory_plugged_bytes();
 }
 
 static void warn(void *opaque, const char *message)
@@ -410,7 +361,8 @@ static void warn(void *opaque, const char *message)
 }
 
 static const RMigDestOps dest_ops = {
-    .list_blocks = list_blocks,
+    .list_blocks = rdma_blocks_list_dest,
+    .list_holes = rdma_blocks_list_holes,
     .zero = zero_range,
     .ram_bytes = ram_bytes,
     .warn = warn,
@@ -493,10 +445,16 @@ void rdma_start_incoming_migration(InetSocketAddress *addr, Error **errp)
         .opaque = rioc,
         .pin_limit = migrate_rdma_pin_limit(),
         .register_threads = RMIG_REGISTER_THREADS,
+        .released = rdma_memory_release,
     };
-    struct addrinfo *list = look_up(addr, true, errp);
+    struct addrinfo *list;
     GError *err = NULL;
 
+    if (!rdma_memory_hold(errp)) {
+        object_unref(OBJECT(rioc));
+        return;
+    }
+    list = look_up(addr, true, errp);
     set_core_trace();
     for (struct addrinfo *ai = list; ai && !rioc->dest; ai = ai->ai_next) {
         g_clear_error(&err);
@@ -506,6 +464,7 @@ void rdma_start_incoming_migration(InetSocketAddress *addr, Error **errp)
         freeaddrinfo(list);
     }
     if (!rioc->dest) {
+        rdma_memory_release();
         if (err) {
             qio_channel_rdma_error(errp, err);
         }
@@ -595,68 +554,19 @@ static void account(QIOChannelRDMA *rioc)
 }
 
 /*
- * What ram.c knows of a block.  Two things about it are borrowed:
- *
- * rb->bmap is there before the SETUP hook, and freed by ram.c's cleanup, which
- * runs when the migration thread has left its last hook, but before the channel
- * is closed.  So the core must read it in calls of the hooks only; it does.
- *
- * rb->clear_bmap has a bit for each stretch that the log of dirty pages is to
- * be cleared for.  A sync sets them all.  For every page that it is about to
- * send, ram.c first clears the whole aligned stretch around it, counted from
- * the block's start, in KVM and whoever else keeps a log, unless that has been
- * done since the sync (migration_bitmap_clear_dirty()); only then is the page's
- * own bit taken and the page handed over.  So at the first page of a stretch,
- * and up to the next sync, which cannot come before rmig_source_finish(), all
- * that changes there is logged again, and sent in a later round.  Blocks for
- * which no bit is set (not aligned to 64 pages, or without such a map) were
- * cleared by the sync itself.
- */
-static RMigBlockHints source_hints(RAMBlock *rb)
-{
-    return (RMigBlockHints) {
-        .dirty = rb->bmap,
-        .page_shift = qemu_target_page_bits(),
-        .anonymous = is_anonymous(rb),
-        .clear_bytes = rb->clear_bmap ?
-                       (uint64_t)qemu_target_page_size() <<
-                       rb->clear_bmap_shift : UINT64_C(1) << 63,
-    };
-}
-
-static int add_source_block(RAMBlock *rb, void *opaque)
-{
-    RMigSource *source = ((void **)opaque)[0];
-    GError **err = ((void **)opaque)[1];
-    const RMigBlockHints hints = source_hints(rb);
-
-    if (!rmig_source_add_block(source, qemu_ram_get_idstr(rb),
-                               qemu_ram_get_host_addr(rb),
-                               qemu_ram_get_offset(rb),
-                               qemu_ram_get_used_length(rb), err)) {
-        return -1;
-    }
-    rmig_source_hint_block(source, qemu_ram_get_offset(rb), &hints);
-    return 0;
-}
-
-/*
  * The end of the SETUP stage, in which the migration thread holds the BQL.  It
  * is dropped here: under pin-all the exchange registers all memory, which can
  * take seconds in which the guest and the monitor want to go on.
  */
-static bool exchange_blocks(RMigSource *source, GError **err)
+static bool exchange_blocks(QIOChannelRDMA *rioc, GError **err)
 {
-    void *args[] = { source, err };
     bool ok;
 
-    WITH_RCU_READ_LOCK_GUARD() {
-        if (foreach_not_ignored_block(add_source_block, args) != 0) {
-            return false;
-        }
+    if (!rdma_blocks_list_source(rioc, err)) {
+        return false;
     }
     bql_unlock();
-    ok = rmig_source_exchange(source, err);
+    ok = rmig_source_exchange(rioc->source, err);
     bql_lock();
     return ok;
 }
@@ -674,6 +584,14 @@ int rdma_registration_start(QEMUFile *f, uint64_t flags)
     return qemu_fflush(f);
 }
 
+/* ram.c holds the RCU read lock for the pages of a round, but not here */
+static bool finish_round(QIOChannelRDMA *rioc, GError **err)
+{
+    RCU_READ_LOCK_GUARD();
+    return rdma_memory_is_sound(rioc, err) &&
+           rmig_source_finish(rioc->source, err);
+}
+
 int rdma_registration_stop(QEMUFile *f, uint64_t flags)
 {
     QIOChannelRDMA *rioc = source_channel(f);
@@ -685,9 +603,8 @@ int rdma_registration_stop(QEMUFile *f, uint64_t flags)
     if (qemu_file_get_error(f)) {
         return qemu_file_get_error(f);
     }
-    if ((flags == RAM_CONTROL_SETUP &&
-         !exchange_blocks(rioc->source, &err)) ||
-        !rmig_source_finish(rioc->source, &err)) {
+    if ((flags == RAM_CONTROL_SETUP && !exchange_blocks(rioc, &err)) ||
+        !finish_round(rioc, &err)) {
         account(rioc);
         return keep_error(f, rioc, err);
     }
@@ -711,6 +628,9 @@ int rdma_control_save_page(QEMUFile *f, ram_addr_t block_offset,
 
     if (!rioc) {
         return RAM_SAVE_CONTROL_NOT_SUPP;
+    }
+    if (!rdma_memory_is_sound(rioc, &err)) {
+        return keep_error(f, rioc, err);
     }
     switch (rmig_source_page(rioc->source, block_offset, offset, size, &err)) {
     case RMIG_PAGE_DATA:

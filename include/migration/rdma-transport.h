@@ -44,6 +44,14 @@ typedef struct RMigWaiter {
     void *opaque;
 } RMigWaiter;
 
+/*
+ * Called once for each RMigSource or RMigDest that was made: none of its memory
+ * is registered any more, and none will be.  Any thread, at the latest in
+ * rmig_source_free() or rmig_dest_free(), or in the thread that unregisters
+ * after it; may call nothing of the core.
+ */
+typedef void (*RMigReleased)(void);
+
 /* A waiter for a plain thread: poll(2) */
 extern const RMigWaiter rmig_poll_waiter;
 
@@ -188,6 +196,7 @@ typedef struct RMigSourceConfig {
      */
     uint64_t pin_limit;
     unsigned register_threads; /* 0: the caller's own thread registers */
+    RMigReleased released;     /* NULL: nobody asks */
     bool version_1_only; /* offer no extensions; for tests and benchmarks */
 } RMigSourceConfig;
 
@@ -222,6 +231,17 @@ RMigStream *rmig_source_return_stream(RMigSource *source);
  */
 bool rmig_source_add_block(RMigSource *source, const char *name, void *host,
                            uint64_t offset, uint64_t length, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+
+/*
+ * rmig_source_add_hole: [offset, offset + length) of the block that starts at
+ * @block_offset is not plugged, and will not be before the migration ends
+ *
+ * After rmig_source_add_block().  Nothing of it is registered, read or sent,
+ * and the destination neither writes nor clears it.  Whole MiB only.
+ */
+bool rmig_source_add_hole(RMigSource *source, uint64_t block_offset,
+                          uint64_t offset, uint64_t length, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 
 /*
@@ -365,6 +385,12 @@ typedef struct RMigDestOps {
      */
     bool (*list_blocks)(void *opaque, GError **err);
     /*
+     * Memory is about to be registered, written or cleared: call
+     * rmig_dest_add_hole() for what is not plugged.  Once, as late as it can
+     * be; NULL: there is no such memory.
+     */
+    bool (*list_holes)(void *opaque, GError **err);
+    /*
      * Make [host, host + len) zero; @len any multiple of nothing.  Any thread,
      * several at a time.
      */
@@ -381,6 +407,7 @@ typedef struct RMigDestConfig {
     void *opaque;
     uint64_t pin_limit;        /* as the source's */
     unsigned register_threads; /* likewise; they also clear memory */
+    RMigReleased released;     /* likewise */
     bool version_1_only;       /* likewise */
 } RMigDestConfig;
 
@@ -429,6 +456,10 @@ bool rmig_dest_note_block(RMigDest *dest, const char *name, GError **err)
 /* From list_blocks(); like rmig_source_add_block() */
 bool rmig_dest_add_block(RMigDest *dest, const char *name, void *host,
                          uint64_t offset, uint64_t length, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* From list_holes(); like rmig_source_add_hole() */
+bool rmig_dest_add_hole(RMigDest *dest, uint64_t block_offset, uint64_t offset,
+                        uint64_t length, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 /* For the block at @offset, after rmig_dest_add_block(); of @hints anonymous */
 void rmig_dest_hint_block(RMigDest *dest, uint64_t offset,

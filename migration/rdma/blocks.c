@@ -28,6 +28,7 @@ static void block_free(gpointer data)
     RMigBlock *block = data;
 
     g_free(block->name);
+    g_free(block->holes);
     g_free(block);
 }
 
@@ -37,6 +38,7 @@ void rmig_blocks_init(RMigBlocks *blocks)
     blocks->by_name = g_hash_table_new(g_str_hash, g_str_equal);
     blocks->by_offset = g_hash_table_new(g_int64_hash, g_int64_equal);
     blocks->total_bytes = 0;
+    blocks->hole_bytes = 0;
 }
 
 void rmig_blocks_cleanup(RMigBlocks *blocks)
@@ -45,6 +47,7 @@ void rmig_blocks_cleanup(RMigBlocks *blocks)
     g_clear_pointer(&blocks->by_offset, g_hash_table_unref);
     g_clear_pointer(&blocks->list, g_ptr_array_unref);
     blocks->total_bytes = 0;
+    blocks->hole_bytes = 0;
 }
 
 /* Whether [start, start + length) has an end that 64 bits can name */
@@ -115,6 +118,35 @@ bool rmig_blocks_add(RMigBlocks *blocks, const char *name, void *host,
     g_hash_table_insert(blocks->by_name, block->name, block);
     g_hash_table_insert(blocks->by_offset, &block->offset, block);
     blocks->total_bytes += length;
+    return true;
+}
+
+bool rmig_blocks_add_hole(RMigBlocks *blocks, RMigBlock *block,
+                          uint64_t offset, uint64_t length, GError **err)
+{
+    uint64_t end;
+
+    if (!rmig_block_contains(block, offset, length) ||
+        offset % RMIG_CHUNK_BYTES != 0 ||
+        (length % RMIG_CHUNK_BYTES != 0 && offset + length != block->length)) {
+        g_set_error(err, RMIG_BLOCKS_ERROR, 0,
+                    "RAM block '%s' has no memory plugged from 0x%" PRIx64
+                    " on, for 0x%" PRIx64 " bytes, which are not whole MiB: "
+                    "give its device a block-size of 1 MiB or more",
+                    block->name, offset, length);
+        return false;
+    }
+    if (!block->holes) {
+        block->holes = g_new0(uint8_t, rmig_block_chunks(block) / 8 + 1);
+    }
+    end = offset + length;
+    for (uint64_t c = rmig_block_chunk_of(offset);
+         c << RMIG_CHUNK_SHIFT < end; c++) {
+        if (!rmig_block_is_hole(block, c)) {
+            block->holes[c / 8] |= 1u << (c % 8);
+            blocks->hole_bytes += rmig_block_chunk_bytes(block, c);
+        }
+    }
     return true;
 }
 
@@ -209,6 +241,30 @@ bool rmig_block_contains(const RMigBlock *block, uint64_t offset, uint64_t len)
     return offset <= block->length && len <= block->length - offset;
 }
 
+/* Block sizes are up to TiB: whole bytes of the bitmap at a time */
+static uint64_t next_chunk(const RMigBlock *block, uint64_t from, bool hole)
+{
+    uint64_t chunks = rmig_block_chunks(block);
+    uint8_t other = hole ? 0 : 0xff;
+
+    while (from < chunks && rmig_block_is_hole(block, from) != hole) {
+        from += from % 8 == 0 && block->holes[from / 8] == other ? 8 : 1;
+    }
+    return MIN(from, chunks);
+}
+
+uint64_t rmig_block_next_present(const RMigBlock *block, uint64_t from)
+{
+    return block->holes ? next_chunk(block, from, false) :
+           MIN(from, rmig_block_chunks(block));
+}
+
+uint64_t rmig_block_next_hole(const RMigBlock *block, uint64_t from)
+{
+    return block->holes ? next_chunk(block, from, true) :
+           rmig_block_chunks(block);
+}
+
 static bool check_remote(const RMigBlock *block, const RMigWireBlock *remote,
                          bool pinned, GError **err)
 {
@@ -277,6 +333,22 @@ static RMigBlock *find_block(const RMigBlocks *blocks, uint32_t index,
     return rmig_blocks_get(blocks, index);
 }
 
+/* @n (> 0) chunks from @first on, which exist */
+static bool check_present(const RMigBlock *block, uint64_t first, uint64_t n,
+                          const char *what, GError **err)
+{
+    uint64_t hole = rmig_block_next_hole(block, first);
+
+    if (hole < first + n) {
+        g_set_error(err, RMIG_BLOCKS_ERROR, 0,
+                    "%s from the peer names chunk %" PRIu64 " of RAM block "
+                    "'%s', which is not plugged here", what, hole,
+                    block->name);
+        return false;
+    }
+    return true;
+}
+
 /* @first and @further: a peer's numbers; *@n_chunks = @further + 1 */
 static bool check_chunks(const RMigBlock *block, uint64_t first,
                          uint64_t further, const char *what,
@@ -292,7 +364,7 @@ static bool check_chunks(const RMigBlock *block, uint64_t first,
         return false;
     }
     *n_chunks = further + 1;
-    return true;
+    return check_present(block, first, *n_chunks, what, err);
 }
 
 bool rmig_blocks_check_register(const RMigBlocks *blocks,
@@ -341,6 +413,7 @@ bool rmig_blocks_check_zero_run(const RMigBlocks *blocks,
 {
     const char *what = rmig_wire_type_name(RMIG_WIRE_COMPRESS);
     RMigBlock *b = find_block(blocks, run->block, what, err);
+    uint64_t first;
 
     if (b == NULL) {
         return false;
@@ -363,5 +436,8 @@ bool rmig_blocks_check_zero_run(const RMigBlocks *blocks,
 
     *block = b;
     *offset = run->offset - b->offset;
-    return true;
+    first = rmig_block_chunk_of(*offset);
+    return check_present(b, first,
+                         rmig_block_chunk_of(*offset + run->length - 1) -
+                         first + 1, what, err);
 }

@@ -26,6 +26,7 @@ typedef struct RMigBlock {
     uint64_t offset;   /* of the block in the local ram_addr_t space */
     uint64_t length;   /* bytes */
     uint32_t index;    /* in the order in which the source announced them */
+    uint8_t *holes;    /* a bit a chunk that has no memory; NULL: none */
     /* Source only, from RAM_BLOCKS_RESULT */
     uint64_t remote_host;
     uint64_t remote_offset;
@@ -37,10 +38,16 @@ typedef struct RMigBlocks {
     GHashTable *by_name;   /* not owned */
     GHashTable *by_offset; /* not owned; for the page hook */
     uint64_t total_bytes;
+    uint64_t hole_bytes; /* of these, that have no memory */
 } RMigBlocks;
 
 #define RMIG_BLOCKS_ERROR rmig_blocks_error_quark()
 GQuark rmig_blocks_error_quark(void);
+
+/* Version 1 has one key for each block, so one region, holes and all */
+#define RMIG_BLOCKS_NO_PIN_ALL_WITH_HOLES \
+    "a peer of version 1 cannot pin all of a guest that has memory which is " \
+    "not plugged: switch the capability rdma-pin-all off on both sides"
 
 void rmig_blocks_init(RMigBlocks *blocks);
 void rmig_blocks_cleanup(RMigBlocks *blocks);
@@ -54,6 +61,17 @@ void rmig_blocks_cleanup(RMigBlocks *blocks);
  */
 bool rmig_blocks_add(RMigBlocks *blocks, const char *name, void *host,
                      uint64_t offset, uint64_t length, GError **err)
+    G_GNUC_WARN_UNUSED_RESULT;
+
+/*
+ * rmig_blocks_add_hole: [offset, offset + length) of @block has no memory that
+ * counts: it is not plugged
+ *
+ * Nothing of it is registered, written, asked for or zeroed.  Refused: what is
+ * not whole chunks, or not in the block.
+ */
+bool rmig_blocks_add_hole(RMigBlocks *blocks, RMigBlock *block,
+                          uint64_t offset, uint64_t length, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 
 /* The block of that name / at exactly that local ram_addr_t offset, or NULL */
@@ -87,6 +105,16 @@ uint64_t rmig_block_span_bytes(const RMigBlock *block, uint64_t first,
 bool rmig_block_contains(const RMigBlock *block, uint64_t offset,
                          uint64_t len);
 
+/* Whether @chunk, which exists, has no memory */
+static inline bool rmig_block_is_hole(const RMigBlock *block, uint64_t chunk)
+{
+    return block->holes && (block->holes[chunk / 8] >> (chunk % 8) & 1);
+}
+/* The first chunk from @from on that has memory; rmig_block_chunks(): none */
+uint64_t rmig_block_next_present(const RMigBlock *block, uint64_t from);
+/* The first one that has none, likewise */
+uint64_t rmig_block_next_hole(const RMigBlock *block, uint64_t from);
+
 /*
  * rmig_blocks_set_remote: source: take a validated RAM_BLOCKS_RESULT
  *
@@ -100,7 +128,8 @@ bool rmig_blocks_set_remote(RMigBlocks *blocks, const RMigWireMessage *msg,
 
 /*
  * Destination: records of a peer turned into places in our table.  Each fails
- * on an index, offset, length or count outside of it, naming the numbers.
+ * on an index, offset, length or count outside of it, and on a hole, naming the
+ * numbers.
  */
 bool rmig_blocks_check_register(const RMigBlocks *blocks,
                                 const RMigWireRegister *reg,

@@ -34,6 +34,7 @@ struct RMigDest {
     RMigBlocks blocks;
     GHashTable *hints; /* of uint64_t: offsets of anonymous blocks */
     bool announced;    /* the blocks are known and the table is there */
+    bool knows_holes;  /* of the blocks */
     RMigJobs *jobs;
     unsigned clearing; /* jobs that clear memory */
     RMigMrTable table;

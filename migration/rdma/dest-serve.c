@@ -109,9 +109,30 @@ static bool learn_blocks(RMigDest *d, GError **err)
     return ok && init_tables(d, err);
 }
 
+/*
+ * What is plugged here is told by the source's stream, between the exchange of
+ * the blocks and the first round.
+ */
+static bool learn_holes(RMigDest *d, GError **err)
+{
+    if (d->knows_holes || !d->config.ops->list_holes) {
+        return true;
+    }
+    d->knows_holes = true;
+    return d->config.ops->list_holes(d->config.opaque, err);
+}
+
 /* Pin-all as in version 1: before the first page */
 static bool register_all(RMigDest *d, GError **err)
 {
+    if (!learn_holes(d, err)) {
+        return false;
+    }
+    if (d->blocks.hole_bytes > 0) {
+        g_set_error_literal(err, RMIG_BLOCKS_ERROR, 0,
+                            RMIG_BLOCKS_NO_PIN_ALL_WITH_HOLES);
+        return false;
+    }
     for (uint32_t i = 0; i < rmig_blocks_count(&d->blocks); i++) {
         const RMigBlock *block = rmig_blocks_get(&d->blocks, i);
         uint64_t n = rmig_block_chunks(block);
@@ -301,20 +322,30 @@ static void note_refusal(RMigDest *d, const GError *why)
 {
     g_autofree char *text = NULL;
 
-    if (d->refusal) {
+    bool never = g_error_matches(why, RMIG_VERBS_ERROR,
+                                 RMIG_VERBS_ERROR_UNPINNABLE);
+
+    /* What no room would help matters more than what it would */
+    if (d->refusal &&
+        (!never || g_error_matches(d->refusal, RMIG_VERBS_ERROR,
+                                   RMIG_VERBS_ERROR_UNPINNABLE))) {
         return;
     }
+    g_clear_error(&d->refusal);
     d->refusal = g_error_copy(why);
-    text = g_strdup_printf("not all the memory that the source asks for can "
-                           "be pinned, going on with less: %s", why->message);
+    text = g_strdup_printf("%s: %s", never ?
+                           "the source asks for memory that cannot be pinned" :
+                           "not all the memory that the source asks for can "
+                           "be pinned, going on with less", why->message);
     d->config.ops->warn(d->config.opaque, text);
 }
 
 /* A span whose job is done: its key, or 0 for a refusal, which takes *@span */
-static bool end_register(RMigDest *d, RMigSpan **span, uint32_t *rkey,
+static bool end_register(RMigDest *d, RMigSpan **span, RMigWireResult *result,
                          GError **err)
 {
-    *rkey = 0;
+    result->rkey = 0;
+    result->reason = RMIG_WIRE_REFUSED_NO_ROOM;
     if (!*span) {
         return true;
     }
@@ -325,10 +356,13 @@ static bool end_register(RMigDest *d, RMigSpan **span, uint32_t *rkey,
             return false;
         }
         note_refusal(d, (*span)->error);
+        if (rmig_span_is_unpinnable(*span)) {
+            result->reason = RMIG_WIRE_REFUSED_UNPINNABLE;
+        }
         rmig_span_leave(g_steal_pointer(span));
         return true;
     }
-    *rkey = rmig_mr_rkey((*span)->mr);
+    result->rkey = rmig_mr_rkey((*span)->mr);
     return true;
 }
 
@@ -348,7 +382,7 @@ static bool answer_register(RMigDest *d, const RMigWireMessage *msg,
         result.host_addr =
             (uintptr_t)rmig_blocks_get(&d->blocks, reg.block)->host;
         if (!end_register(d, (RMigSpan **)&g_ptr_array_index(spans, i),
-                          &result.rkey, err)) {
+                          &result, err)) {
             return false;
         }
         rmig_wire_result_pack(data + i * RMIG_WIRE_RESULT_BYTES, &result);
@@ -552,6 +586,9 @@ static bool handle_command(RMigDest *d, const RMigWireMessage *msg,
                     "the source sent %s %s", rmig_wire_type_name(msg->type),
                     d->announced ? "in the middle of a round" :
                     "before it asked for the RAM blocks");
+        return false;
+    }
+    if (!learn_holes(d, err)) {
         return false;
     }
     switch (msg->type) {

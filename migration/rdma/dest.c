@@ -38,6 +38,7 @@ RMigDest *rmig_dest_new(const RMigDestConfig *config,
         d->listener = rmig_listener_new(addr, err);
     }
     if (!d->listener) {
+        d->config.released = NULL;
         rmig_dest_free(d);
         return NULL;
     }
@@ -139,6 +140,15 @@ bool rmig_dest_add_block(RMigDest *d, const char *name, void *host,
     return rmig_blocks_add(&d->blocks, name, host, offset, length, err);
 }
 
+bool rmig_dest_add_hole(RMigDest *d, uint64_t block_offset, uint64_t offset,
+                        uint64_t length, GError **err)
+{
+    RMigBlock *block = rmig_blocks_by_offset(&d->blocks, block_offset);
+
+    g_assert(block);
+    return rmig_blocks_add_hole(&d->blocks, block, offset, length, err);
+}
+
 void rmig_dest_hint_block(RMigDest *d, uint64_t offset,
                           const RMigBlockHints *hints)
 {
@@ -227,6 +237,7 @@ void rmig_dest_close(RMigDest *d, bool failed)
     remains.back = d->back;
     memset(&d->main, 0, sizeof(d->main));
     memset(&d->back, 0, sizeof(d->back));
+    remains.released = g_steal_pointer(&d->config.released);
     rmig_reaper_take(&remains, d->config.register_threads == 0);
 }
 
@@ -236,6 +247,9 @@ void rmig_dest_free(RMigDest *d)
         return;
     }
     rmig_dest_close(d, false);
+    if (d->config.released) {
+        d->config.released();
+    }
     rmig_blocks_cleanup(&d->blocks);
     g_hash_table_unref(d->hints);
     g_clear_error(&d->refusal);

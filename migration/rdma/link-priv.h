@@ -3,8 +3,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Shared by link.c (a connection's life) and link-setup.c (how it comes to
- * be), and by nobody else.
+ * Shared by link.c (a connection's life), link-setup.c (how it comes to be) and
+ * link-shutdown.c (what ends its waits), and by nobody else.
  */
 #ifndef RMIG_LINK_PRIV_H
 #define RMIG_LINK_PRIV_H
@@ -52,6 +52,11 @@ struct RMigLink {
     int64_t probe_posted_us;
     int64_t last_activity_us;
 };
+
+/* Each link keeps its own; rmig_shutdown_free() takes one back */
+void rmig_shutdown_ref(RMigShutdown *shutdown);
+/* Why the waits end; there is a reason */
+GError *rmig_shutdown_error(RMigShutdown *shutdown);
 
 RMigLink *rmig_link_alloc(const char *name, const RMigWaiter *waiter,
                           RMigShutdown *shutdown, GError **err)

@@ -11,7 +11,6 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -23,80 +22,9 @@
 /* How far the connection manager's news may be behind the queue pair's */
 #define CAUSE_MS 100
 
-struct RMigShutdown {
-    gatomicrefcount refs; /* its owner's, and one of each link */
-    int fd; /* an eventfd that is never drained: it wakes every link */
-    gint triggered;
-    GMutex lock;
-    bool parted;  /* under lock: what breaks is alone in that */
-    char *reason; /* under lock; NULL: somebody asked for it */
-};
-
 GQuark rmig_link_error_quark(void)
 {
     return g_quark_from_static_string("rmig-link-error");
-}
-
-RMigShutdown *rmig_shutdown_new(GError **err)
-{
-    RMigShutdown *shutdown = g_new0(RMigShutdown, 1);
-
-    g_atomic_ref_count_init(&shutdown->refs);
-    g_mutex_init(&shutdown->lock);
-    shutdown->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (shutdown->fd < 0) {
-        g_set_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_FAILED,
-                    "creating an eventfd failed: %s", g_strerror(errno));
-        g_mutex_clear(&shutdown->lock);
-        g_free(shutdown);
-        return NULL;
-    }
-    return shutdown;
-}
-
-void rmig_shutdown_free(RMigShutdown *shutdown)
-{
-    if (shutdown && g_atomic_ref_count_dec(&shutdown->refs)) {
-        close(shutdown->fd);
-        g_mutex_clear(&shutdown->lock);
-        g_free(shutdown->reason);
-        g_free(shutdown);
-    }
-}
-
-void rmig_shutdown_trigger(RMigShutdown *shutdown)
-{
-    uint64_t one = 1;
-
-    g_atomic_int_set(&shutdown->triggered, 1);
-    if (write(shutdown->fd, &one, sizeof(one)) < 0) {
-        RMIG_LOG("waking the waiters failed: %s", g_strerror(errno));
-    }
-}
-
-bool rmig_shutdown_triggered(const RMigShutdown *shutdown)
-{
-    return g_atomic_int_get(&shutdown->triggered);
-}
-
-int rmig_shutdown_fd(const RMigShutdown *shutdown)
-{
-    return shutdown->fd;
-}
-
-void rmig_shutdown_because(RMigShutdown *shutdown, const char *reason)
-{
-    bool goes;
-
-    g_mutex_lock(&shutdown->lock);
-    goes = !shutdown->parted;
-    if (goes && !shutdown->reason && !rmig_shutdown_triggered(shutdown)) {
-        shutdown->reason = g_strdup(reason);
-    }
-    if (goes) {
-        rmig_shutdown_trigger(shutdown);
-    }
-    g_mutex_unlock(&shutdown->lock);
 }
 
 /*
@@ -115,32 +43,6 @@ static void shut_down_because(RMigLink *link, const GError *err)
     }
     reason = g_strdup_printf("the %s failed: %s", link->name, err->message);
     rmig_shutdown_because(link->shutdown, reason);
-}
-
-static GError *shutdown_error(RMigShutdown *shutdown)
-{
-    GError *err;
-
-    g_mutex_lock(&shutdown->lock);
-    err = g_error_new_literal(RMIG_LINK_ERROR, RMIG_LINK_ERROR_SHUTDOWN,
-                              shutdown->reason ? shutdown->reason :
-                              "the connection was shut down");
-    g_mutex_unlock(&shutdown->lock);
-    return err;
-}
-
-bool rmig_shutdown_part(RMigShutdown *shutdown, GError **err)
-{
-    bool free;
-
-    g_mutex_lock(&shutdown->lock);
-    free = !rmig_shutdown_triggered(shutdown);
-    shutdown->parted = shutdown->parted || free;
-    g_mutex_unlock(&shutdown->lock);
-    if (!free) {
-        g_propagate_error(err, shutdown_error(shutdown));
-    }
-    return free;
 }
 
 static bool watch_fd(RMigLink *link, int fd, GError **err)
@@ -195,7 +97,7 @@ RMigLink *rmig_link_alloc(const char *name, const RMigWaiter *waiter,
     link->name = name;
     link->waiter = *waiter;
     link->shutdown = shutdown;
-    g_atomic_ref_count_inc(&shutdown->refs);
+    rmig_shutdown_ref(shutdown);
     link->watched_fd = -1;
     link->last_activity_us = g_get_monotonic_time();
     link->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -223,7 +125,7 @@ RMigLink *rmig_link_alloc(const char *name, const RMigWaiter *waiter,
         goto fail;
     }
     if (!watch_fd(link, link->timer_fd, err) ||
-        !watch_fd(link, shutdown->fd, err) ||
+        !watch_fd(link, rmig_shutdown_fd(shutdown), err) ||
         !watch_fd(link, link->channel->fd, err)) {
         goto fail;
     }
@@ -597,7 +499,7 @@ static int nothing_completed(RMigLink *link, GError *broken, GError **err)
         rmig_link_fail(link, broken);
     }
     if (!link->error && rmig_shutdown_triggered(link->shutdown)) {
-        rmig_link_fail(link, shutdown_error(link->shutdown));
+        rmig_link_fail(link, rmig_shutdown_error(link->shutdown));
     }
     if (!had_failed) {
         return link->error ? 1 : 0;

@@ -185,6 +185,12 @@ RMigSpan *rmig_mr_table_find(const RMigMrTable *table, const RMigBlock *block,
     return table->chunks[block->index][chunk];
 }
 
+bool rmig_span_is_unpinnable(const RMigSpan *span)
+{
+    return g_error_matches(span->error, RMIG_VERBS_ERROR,
+                           RMIG_VERBS_ERROR_UNPINNABLE);
+}
+
 uint64_t rmig_span_bytes(const RMigSpan *span)
 {
     return rmig_block_span_bytes(span->block, span->first, span->n);
@@ -273,7 +279,11 @@ static void registered(RMigJob *job)
         table->budget.used -= bytes;
         return;
     }
-    rmig_budget_refused(&table->budget, bytes);
+    if (rmig_span_is_unpinnable(span)) {
+        table->budget.used -= bytes; /* the limit has nothing to do with it */
+    } else {
+        rmig_budget_refused(&table->budget, bytes);
+    }
     span->alone = span->alone && table->budget.used == 0;
 }
 

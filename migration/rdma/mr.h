@@ -57,6 +57,7 @@ typedef enum RMigPeerState {
     RMIG_PEER_NONE,
     RMIG_PEER_ASKED,
     RMIG_PEER_READY, /* with @rkey */
+    RMIG_PEER_NEVER, /* cannot be pinned there; charged nevertheless */
 } RMigPeerState;
 
 typedef struct RMigMrTable RMigMrTable;
@@ -144,6 +145,8 @@ void rmig_span_leave(RMigSpan *span);
 /* Of all that are not leaving it was the last to be used */
 void rmig_span_touch(RMigSpan *span);
 uint64_t rmig_span_bytes(const RMigSpan *span);
+/* It has failed, and would however much room there is */
+bool rmig_span_is_unpinnable(const RMigSpan *span);
 /* The chunk is covered no more; one that was not is left alone */
 void rmig_mr_table_unregister(RMigMrTable *table, const RMigBlock *block,
                               uint64_t chunk);

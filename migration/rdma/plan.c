@@ -212,8 +212,8 @@ bool rmig_plan_page_is_dirty(const RMigBlockHints *hints, uint64_t offset)
                             __ATOMIC_RELAXED) >> (page % WORD_BITS) & 1);
 }
 
-uint64_t rmig_plan_next_dirty(const RMigBlock *block,
-                              const RMigBlockHints *hints, uint64_t from)
+static uint64_t next_dirty(const RMigBlock *block,
+                           const RMigBlockHints *hints, uint64_t from)
 {
     uint64_t chunks = rmig_block_chunks(block);
     uint64_t page, pages;
@@ -240,4 +240,17 @@ uint64_t rmig_plan_next_dirty(const RMigBlock *block,
     }
     /* A page may be larger than a chunk: its first chunk may lie before */
     return MAX((page << hints->page_shift) >> RMIG_CHUNK_SHIFT, from);
+}
+
+uint64_t rmig_plan_next_dirty(const RMigBlock *block,
+                              const RMigBlockHints *hints, uint64_t from)
+{
+    uint64_t chunks = rmig_block_chunks(block);
+    uint64_t chunk = next_dirty(block, hints, from);
+
+    /* A guest may write to what it has not plugged; nobody is to read it */
+    while (chunk < chunks && rmig_block_is_hole(block, chunk)) {
+        chunk = next_dirty(block, hints, rmig_block_next_present(block, chunk));
+    }
+    return chunk;
 }

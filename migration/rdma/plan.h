@@ -102,7 +102,10 @@ uint64_t rmig_plan_span_chunks(const RMigPace *pace,
 
 /* Whether the page at @offset of the block is still to be sent */
 bool rmig_plan_page_is_dirty(const RMigBlockHints *hints, uint64_t offset);
-/* The first chunk from @from on with a dirty page; rmig_block_chunks(): none */
+/*
+ * The first chunk from @from on with a dirty page, no hole; rmig_block_chunks():
+ * none
+ */
 uint64_t rmig_plan_next_dirty(const RMigBlock *block,
                               const RMigBlockHints *hints, uint64_t from);
 

@@ -39,6 +39,9 @@ static void bury(RMigRemains *r, unsigned threads)
     rmig_mr_table_cleanup(&r->table);
     rmig_conn_cleanup(&r->back);
     rmig_conn_cleanup(&r->main);
+    if (r->released) {
+        r->released();
+    }
     g_free(r);
 }
 

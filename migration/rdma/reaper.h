@@ -21,6 +21,7 @@ typedef struct RMigRemains {
     RMigMrTable table; /* its jobs are freed */
     RMigConn main; /* disconnected: nothing uses the memory any more */
     RMigConn back; /* perhaps still with a message that is to arrive */
+    RMigReleased released; /* to be called when all of that is gone */
 } RMigRemains;
 
 /*

@@ -248,6 +248,7 @@ static void fill_rest(RMigSource *s)
             a->next_chunk = 0;
         }
         block = rmig_blocks_get(&s->blocks, a->next_block);
+        a->next_chunk = rmig_block_next_present(block, a->next_chunk);
         if (a->next_chunk >= rmig_block_chunks(block)) {
             a->next_block++;
             a->next_chunk = 0;
@@ -255,7 +256,8 @@ static void fill_rest(RMigSource *s)
         }
         span = rmig_mr_table_find(&a->local, block, a->next_chunk);
         if (!span) {
-            uint64_t chunks = rmig_block_chunks(block) - a->next_chunk;
+            uint64_t chunks = rmig_block_next_hole(block, a->next_chunk) -
+                              a->next_chunk;
 
             while (n < MIN(most, chunks) &&
                    !rmig_mr_table_find(&a->local, block, a->next_chunk + n)) {
@@ -384,7 +386,8 @@ static bool take_refusal(RMigSource *s, RMigSpan *span, GError **err)
     RMIG_LOG("source: %s", why->message);
     rmig_ahead_forget(&s->ahead, span);
     rmig_span_drop(s, span);
-    if (single && rmig_ahead_is_hopeless(s, alone)) {
+    if (g_error_matches(why, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_UNPINNABLE) ||
+        (single && rmig_ahead_is_hopeless(s, alone))) {
         g_propagate_error(err, g_steal_pointer(&why));
         return false;
     }
@@ -444,6 +447,14 @@ static RMigSpan *come_nearer(RMigSource *s, const RMigBlock *block,
     span = rmig_mr_table_find(&s->ahead.local, block, chunk);
     if (span && rmig_span_is_usable(span)) {
         return span;
+    }
+    if (span && span->peer == RMIG_PEER_NEVER) {
+        g_set_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_UNPINNABLE,
+                    "the destination cannot pin this memory, and no limit is "
+                    "in the way: it is read-only there, damaged, or a file of "
+                    "a file system with DAX; the destination's log has the "
+                    "error");
+        return NULL;
     }
     if (span && span->state == RMIG_SPAN_FAILED &&
         span->peer != RMIG_PEER_ASKED) {

@@ -351,6 +351,13 @@ static bool ends_hole(const RMigSource *s, const RMigBlock *block,
            run->offset + run->bytes == offset && run->bytes <= hole_max(s);
 }
 
+/* @len > 0.  A page larger than a chunk is either plugged or not, too. */
+static bool is_all_hole(const RMigBlock *block, uint64_t offset, uint64_t len)
+{
+    return rmig_block_next_present(block, rmig_block_chunk_of(offset)) >
+           rmig_block_chunk_of(offset + len - 1);
+}
+
 static RMigPage take_page(RMigSource *s, uint64_t block_offset,
                           uint64_t offset, uint64_t len, GError **err)
 {
@@ -361,6 +368,12 @@ static RMigPage take_page(RMigSource *s, uint64_t block_offset,
     }
     if (s->pages_left-- == 0 && !look_around(s, block, offset, err)) {
         return RMIG_PAGE_FAILED;
+    }
+    if (block->holes && is_all_hole(block, offset, len)) {
+        /* Written to though it is not plugged: that need not be kept */
+        s->count.zero_pages++;
+        s->count.skipped_pages++;
+        return RMIG_PAGE_ZERO;
     }
     if (s->config.is_zero) {
         bool untouched = is_untouched(s, block, offset, len);

@@ -22,7 +22,8 @@
  * budget to what there is.  The span is dropped on both sides and asked for
  * again when its pages come, chunk by chunk if need be; only a chunk that
  * cannot be had with nothing else registered, and not at the next tries either,
- * ends the migration.
+ * ends the migration.  Memory that cannot be pinned however much room there is
+ * ends it as soon as something of it is to be written.
  */
 #include <string.h>
 
@@ -48,10 +49,15 @@ bool rmig_ahead_init(RMigSource *s, GError **err)
     rmig_budget_init(&a->peer, s->peer_pin_bytes);
     a->evicted = g_new0(uint8_t *, n);
     for (uint32_t i = 0; i < n; i++) {
-        uint64_t chunks = rmig_block_chunks(rmig_blocks_get(&s->blocks, i));
+        const RMigBlock *block = rmig_blocks_get(&s->blocks, i);
+        uint64_t chunks = rmig_block_chunks(block);
 
         a->evicted[i] = g_new0(uint8_t, chunks / 8 + 1);
         a->pin_left += chunks;
+        for (uint64_t c = rmig_block_next_hole(block, 0); c < chunks;
+             c = rmig_block_next_hole(block, c + 1)) {
+            a->pin_left--;
+        }
     }
     g_queue_init(&a->window);
     g_queue_init(&a->to_ask);
@@ -286,8 +292,14 @@ static bool take_result(RMigSource *s, RMigSpan *span,
                                                                     " not");
         return false;
     }
-    span->peer = result->rkey ? RMIG_PEER_READY : RMIG_PEER_NONE;
     span->rkey = result->rkey;
+    if (!result->rkey && result->reason == RMIG_WIRE_REFUSED_UNPINNABLE) {
+        /* That matters if there is anything to write: zeros do without */
+        span->peer = RMIG_PEER_NEVER;
+        s->count.chunks_refused += n;
+        return true;
+    }
+    span->peer = result->rkey ? RMIG_PEER_READY : RMIG_PEER_NONE;
     if (result->rkey) {
         rmig_budget_granted(&a->peer, bytes);
         count_again(s, span);

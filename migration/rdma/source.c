@@ -33,6 +33,7 @@ RMigSource *rmig_source_new(const RMigSourceConfig *config, GError **err)
     s->zero_queue = g_array_new(false, false, sizeof(RMigZeroRun));
     s->shutdown = rmig_shutdown_new(err);
     if (!s->shutdown) {
+        s->config.released = NULL;
         rmig_source_free(s);
         return NULL;
     }
@@ -136,6 +137,15 @@ bool rmig_source_add_block(RMigSource *s, const char *name, void *host,
     return true;
 }
 
+bool rmig_source_add_hole(RMigSource *s, uint64_t block_offset,
+                          uint64_t offset, uint64_t length, GError **err)
+{
+    RMigBlock *block = rmig_blocks_by_offset(&s->blocks, block_offset);
+
+    g_assert(block && !s->exchanged);
+    return rmig_blocks_add_hole(&s->blocks, block, offset, length, err);
+}
+
 void rmig_source_hint_block(RMigSource *s, uint64_t block_offset,
                             const RMigBlockHints *hints)
 {
@@ -209,6 +219,11 @@ static bool exchange(RMigSource *s, GError **err)
     int64_t start;
 
     g_assert(!s->exchanged);
+    if (pinned && s->blocks.hole_bytes > 0) {
+        g_set_error_literal(err, RMIG_BLOCKS_ERROR, 0,
+                            RMIG_BLOCKS_NO_PIN_ALL_WITH_HOLES);
+        return false;
+    }
     if (!init_tables(s, err) ||
         !rmig_source_command(s, RMIG_WIRE_RAM_BLOCKS_REQUEST, 0, 1, err)) {
         return false;
@@ -381,6 +396,7 @@ void rmig_source_close(RMigSource *s, bool failed)
     remains.back = s->back;
     memset(&s->main, 0, sizeof(s->main));
     memset(&s->back, 0, sizeof(s->back));
+    remains.released = g_steal_pointer(&s->config.released);
     rmig_reaper_take(&remains, s->config.register_threads == 0);
 }
 
@@ -390,6 +406,9 @@ void rmig_source_free(RMigSource *s)
         return;
     }
     rmig_source_close(s, false);
+    if (s->config.released) {
+        s->config.released();
+    }
     rmig_blocks_cleanup(&s->blocks);
     g_array_unref(s->hints);
     g_array_unref(s->zero_queue);

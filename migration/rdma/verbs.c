@@ -208,11 +208,23 @@ void rmig_verbs_free(RMigVerbs *v)
     g_free(v);
 }
 
-/* What a user can do about it, when pinning hit the memory-lock limit */
-static char *memlock_hint(int errnum)
+/* Errors that do not go away however much room there is */
+static bool is_unpinnable(int errnum)
+{
+    return errnum == EFAULT || errnum == EACCES || errnum == EOPNOTSUPP ||
+           errnum == EHWPOISON;
+}
+
+/* What a user can do about it, when pinning fails */
+static char *pinning_hint(int errnum)
 {
     struct rlimit limit;
 
+    if (is_unpinnable(errnum)) {
+        return g_strdup("; no limit is in the way: memory that is read-only, "
+                        "damaged, or a file of a file system with DAX cannot "
+                        "be pinned; replace it, or migrate over TCP");
+    }
     if ((errnum != ENOMEM && errnum != EAGAIN && errnum != EPERM) ||
         getrlimit(RLIMIT_MEMLOCK, &limit) != 0 ||
         limit.rlim_cur == RLIM_INFINITY) {
@@ -252,9 +264,10 @@ RMigMr *rmig_mr_register(RMigVerbs *v, void *addr, uint64_t bytes,
     }
     if (!mr) {
         int errnum = errno;
-        g_autofree char *hint = memlock_hint(errnum);
+        g_autofree char *hint = pinning_hint(errnum);
 
-        g_set_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED,
+        g_set_error(err, RMIG_VERBS_ERROR, is_unpinnable(errnum) ?
+                    RMIG_VERBS_ERROR_UNPINNABLE : RMIG_VERBS_ERROR_FAILED,
                     "registering %" G_GUINT64_FORMAT " bytes of memory with "
                     "%s failed: %s%s", (guint64)bytes,
                     ibv_get_device_name(v->device->device),

@@ -56,12 +56,14 @@ typedef enum RMigVerbsErrorCode {
     RMIG_VERBS_ERROR_FAILED,     /* a call failed */
     RMIG_VERBS_ERROR_COMPLETION, /* a work request completed with an error */
     RMIG_VERBS_ERROR_FLUSHED,    /* ... as the queue pair had failed before */
+    RMIG_VERBS_ERROR_UNPINNABLE, /* no room would help: not this memory */
 } RMigVerbsErrorCode;
 
 /*
  * A stretch of local memory that the device may use.
  * @remote_write: whether the peer may write into it.
- * Fails with the remedy in the message when the memory-lock limit is the cause.
+ * Fails with the remedy in the message when the memory-lock limit is the cause,
+ * and with ..._UNPINNABLE when it cannot be.
  * The registration pins the memory; unregistering unpins it.  Any thread.
  */
 RMigMr *rmig_mr_register(RMigVerbs *verbs, void *addr, uint64_t bytes,

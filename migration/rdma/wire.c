@@ -175,7 +175,7 @@ void rmig_wire_result_pack(uint8_t *buf, const RMigWireResult *result)
     uint8_t *p = buf;
 
     put32(&p, result->rkey);
-    put32(&p, 0);
+    put32(&p, result->reason);
     put64(&p, result->host_addr);
     g_assert(p == buf + RMIG_WIRE_RESULT_BYTES);
 }
@@ -238,7 +238,7 @@ void rmig_wire_result_unpack(const RMigWireMessage *msg, uint32_t i,
 
     g_assert(msg->type == RMIG_WIRE_REGISTER_RESULT);
     result->rkey = get32(&p);
-    get32(&p); /* padding */
+    result->reason = get32(&p);
     result->host_addr = get64(&p);
 }
 

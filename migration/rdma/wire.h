@@ -106,8 +106,13 @@ typedef struct RMigWireRegister {
     uint64_t chunks; /* further chunks behind the one that holds key */
 } RMigWireRegister;
 
+/* Why a registration was refused, under BATCH; a later one is as NO_ROOM */
+#define RMIG_WIRE_REFUSED_NO_ROOM 0
+#define RMIG_WIRE_REFUSED_UNPINNABLE 1
+
 typedef struct RMigWireResult {
     uint32_t rkey;
+    uint32_t reason;    /* RMIG_WIRE_REFUSED_*; means something if rkey is 0 */
     uint64_t host_addr; /* of the block's start */
 } RMigWireResult;
 

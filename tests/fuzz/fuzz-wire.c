@@ -85,7 +85,7 @@ static void round_trip(const RMigWireMessage *msg, uint32_t i)
     case RMIG_WIRE_REGISTER_RESULT:
         rmig_wire_result_unpack(msg, i, &result);
         rmig_wire_result_pack(packed, &result);
-        reserved.at = 4;
+        reserved.bytes = 0;
         break;
     case RMIG_WIRE_LOADED:
         rmig_wire_loaded_pack(packed, rmig_wire_loaded_unpack(msg));

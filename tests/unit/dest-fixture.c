@@ -36,6 +36,13 @@ static bool list_blocks(void *opaque, GError **err)
     return true;
 }
 
+static bool list_holes(void *opaque, GError **err)
+{
+    Fixture *f = opaque;
+
+    return !f->hole || rmig_dest_add_hole(f->dest, RAM_OFFSET, MIB, MIB, err);
+}
+
 static void zero(void *opaque, void *host, uint64_t len)
 {
     Fixture *f = opaque;
@@ -63,7 +70,7 @@ static void warn(void *opaque, const char *message)
 
 static const RMigDestOps ops = {
     .list_blocks = list_blocks, .zero = zero, .ram_bytes = ram_bytes,
-    .warn = warn,
+    .warn = warn, .list_holes = list_holes,
 };
 
 /* ---- fixture ---- */

@@ -29,6 +29,7 @@ typedef struct Fixture {
     uint64_t longest_zero;
     uint64_t ram_bytes;
     bool anonymous; /* is block "ram" */
+    bool hole;      /* its second chunk is not plugged */
     char *warning;
     /* Of a source that waits for READY: */
     bool obeys;

@@ -67,6 +67,12 @@ RMigMr *rmig_mr_register(RMigVerbs *v, void *addr, uint64_t bytes,
     RMigMr *mr;
 
     g_assert_cmpuint(bytes, >, 0);
+    if (v->unpinnable && (uint8_t *)addr < v->unpinnable + v->unpinnable_bytes &&
+        v->unpinnable < (uint8_t *)addr + bytes) {
+        g_set_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_UNPINNABLE,
+                    "registering failed: as for a ROM");
+        return NULL;
+    }
     if (fails_now(&v->fail_register, "registering", err) ||
         (v->refuse && v->refuse(v, bytes) &&
          fails_now(&wished, "registering", err))) {

@@ -56,6 +56,8 @@ struct RMigVerbs {
     unsigned registered;  /* in all */
     int fail_post;        /* 0: the next post fails, 1: the one after, ... */
     int fail_register;    /* likewise */
+    const uint8_t *unpinnable; /* so many bytes never register; NULL: all do */
+    uint64_t unpinnable_bytes;
     /* Whether registering @bytes fails; on any thread, under @lock */
     bool (*refuse)(struct RMigVerbs *verbs, uint64_t bytes);
     /* Runs before a region goes: it may take its time; on any thread */

@@ -125,7 +125,9 @@ static void script_result(Fixture *f, RMigLink *link,
         g_assert_cmphex(reg.key, >=, b->remote_offset);
         g_assert_cmphex(reg.key - b->remote_offset, <, b->length);
         chunk = rmig_block_chunk_of(reg.key - b->remote_offset);
-        if (refuses(f, bytes_of(b, chunk, reg.chunks + 1))) {
+        if (f->vice == RESULT_UNPINNABLE) {
+            result.reason = RMIG_WIRE_REFUSED_UNPINNABLE;
+        } else if (refuses(f, bytes_of(b, chunk, reg.chunks + 1))) {
             f->chunks_refused += reg.chunks + 1;
         } else {
             result.rkey = pin(f, reg.block, chunk, reg.chunks + 1);

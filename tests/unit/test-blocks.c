@@ -514,6 +514,115 @@ static void test_check_at_the_top(void)
     rmig_blocks_cleanup(&blocks);
 }
 
+/* ---- holes ---- */
+
+/* [2, 30) and the short one at the end */
+static RMigBlock *setup_holes(RMigBlocks *blocks)
+{
+    RMigBlock *block;
+
+    rmig_blocks_init(blocks);
+    g_assert_true(rmig_blocks_add(blocks, "mem", HOST(PAGE), 0,
+                                  40 * MIB + PAGE, NULL));
+    block = rmig_blocks_get(blocks, 0);
+    g_assert_cmpuint(rmig_block_next_present(block, 3), ==, 3);
+    g_assert_cmpuint(rmig_block_next_hole(block, 3), ==, 41);
+    g_assert_true(rmig_blocks_add_hole(blocks, block, 2 * MIB, 28 * MIB,
+                                       NULL));
+    g_assert_true(rmig_blocks_add_hole(blocks, block, 2 * MIB, MIB, NULL));
+    g_assert_true(rmig_blocks_add_hole(blocks, block, 40 * MIB, PAGE, NULL));
+    return block;
+}
+
+static void test_holes(void)
+{
+    RMigBlocks blocks;
+    RMigBlock *block = setup_holes(&blocks);
+
+    g_assert_cmpuint(blocks.hole_bytes, ==, 28 * MIB + PAGE);
+    for (uint64_t c = 0; c <= 41; c++) {
+        uint64_t present = c < 2 || (c >= 30 && c < 40) ? c :
+                           c < 30 ? 30 : 41;
+        uint64_t hole = c < 2 ? 2 : c < 30 ? c : c < 40 ? 40 : c;
+
+        g_assert_cmpuint(rmig_block_next_present(block, c), ==, present);
+        g_assert_cmpuint(rmig_block_next_hole(block, c), ==, hole);
+        if (c < 41) {
+            g_assert_cmpint(rmig_block_is_hole(block, c), ==, present != c);
+        }
+    }
+
+    rmig_blocks_cleanup(&blocks);
+}
+
+/* What a peer names must not touch one */
+static void test_check_holes(void)
+{
+    RMigBlocks blocks;
+    RMigBlock *found;
+    RMigWireRegister reg = { .key = 0 };
+    RMigWireZeroRun run = { .length = 1 };
+    uint64_t first, n;
+    g_autoptr(GError) err = NULL;
+
+    setup_holes(&blocks);
+    for (uint64_t c = 0; c < 41; c++) {
+        for (uint64_t more = 0; more < 41 - c; more++) {
+            bool ok = (c < 2 && c + more < 2) ||
+                      (c >= 30 && c + more < 40);
+
+            reg.key = c * MIB;
+            reg.chunks = more;
+            g_assert_cmpint(rmig_blocks_check_register(&blocks, &reg, &found,
+                                                       &first, &n, NULL),
+                            ==, ok);
+            reg.key = c;
+            g_assert_cmpint(rmig_blocks_check_unregister(&blocks, &reg, &found,
+                                                         &first, &n, NULL),
+                            ==, ok);
+            run.offset = c * MIB;
+            run.length = more * MIB + (c + more < 40 ? MIB : PAGE);
+            g_assert_cmpint(rmig_blocks_check_zero_run(&blocks, &run, &found,
+                                                       &first, NULL), ==, ok);
+        }
+    }
+    run.offset = 2 * MIB - 1;
+    run.length = 2;
+    g_assert_false(rmig_blocks_check_zero_run(&blocks, &run, &found, &first,
+                                              &err));
+    g_assert_nonnull(strstr(err->message, "not plugged"));
+    run.length = 1;
+    g_assert_true(rmig_blocks_check_zero_run(&blocks, &run, &found, &first,
+                                             NULL));
+    rmig_blocks_cleanup(&blocks);
+}
+
+static void test_holes_refused(void)
+{
+    static const struct {
+        uint64_t offset, length;
+    } bad[] = {
+        { MIB / 2, MIB }, { MIB, MIB / 2 }, { 0, 5 * MIB }, { 5 * MIB, MIB },
+        { UINT64_MAX - MIB + 1, 2 * MIB }, { 3 * MIB, MIB },
+    };
+    RMigBlocks blocks;
+
+    rmig_blocks_init(&blocks);
+    g_assert_true(rmig_blocks_add(&blocks, "mem", HOST(PAGE), 0,
+                                  3 * MIB + PAGE, NULL));
+    for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++) {
+        g_autoptr(GError) err = NULL;
+
+        g_assert_false(rmig_blocks_add_hole(&blocks,
+                                            rmig_blocks_get(&blocks, 0),
+                                            bad[i].offset, bad[i].length,
+                                            &err));
+        g_assert_nonnull(strstr(err->message, "'mem'"));
+    }
+    g_assert_cmpuint(blocks.hole_bytes, ==, 0);
+    rmig_blocks_cleanup(&blocks);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -531,5 +640,8 @@ int main(int argc, char **argv)
     g_test_add_func("/blocks/check/unregister", test_check_unregister);
     g_test_add_func("/blocks/check/zero-run", test_check_zero_run);
     g_test_add_func("/blocks/check/top", test_check_at_the_top);
+    g_test_add_func("/blocks/holes", test_holes);
+    g_test_add_func("/blocks/holes/check", test_check_holes);
+    g_test_add_func("/blocks/holes/refused", test_holes_refused);
     return g_test_run();
 }

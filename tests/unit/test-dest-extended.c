@@ -185,6 +185,35 @@ static void test_refused(gconstpointer data)
     teardown(&f);
 }
 
+/* What no room would help is refused with that reason; the rest is there */
+static void test_unpinnable(void)
+{
+    static const Span spans[] = { { ROM, 0, 1 }, { RAM, 0, 1 } };
+    RMigWireMessage msg;
+    RMigWireResult result;
+    Fixture f;
+
+    setup_served(&f, (RMigDestConfig) { .pin_limit = 0 }, EXTENSIONS);
+    f.verbs->unpinnable = f.rom;
+    f.verbs->unpinnable_bytes = 1;
+    script_spans(&f, RMIG_WIRE_REGISTER_REQUEST, spans, 2);
+    finish(&f);
+    last_answer(&f, &msg);
+    rmig_wire_result_unpack(&msg, 0, &result);
+    g_assert_cmphex(result.rkey, ==, 0);
+    g_assert_cmpuint(result.reason, ==, RMIG_WIRE_REFUSED_UNPINNABLE);
+    rmig_wire_result_unpack(&msg, 1, &result);
+    g_assert_nonnull(mr_with(&f, result.rkey));
+    g_assert_cmpuint(result.reason, ==, 0);
+    g_assert_nonnull(strstr(f.warning, "cannot be pinned"));
+    g_assert_nonnull(strstr(f.warning, "RAM block rom"));
+    /* And the room is what it was */
+    script_spans(&f, RMIG_WIRE_REGISTER_REQUEST, &(Span) { RAM, 1, 2 }, 1);
+    finish(&f);
+    g_assert_nonnull(mr_with(&f, rkey_of(&f, 0)));
+    teardown(&f);
+}
+
 /* So is what the device refuses; the migration goes on */
 static void test_device_refuses(void)
 {
@@ -406,6 +435,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dest/pin-limit", test_pin_limit);
     g_test_add_func("/dest/pin-all/ahead", test_pin_all_ahead);
     g_test_add_func("/dest/register/device-refuses", test_device_refuses);
+    g_test_add_func("/dest/register/unpinnable", test_unpinnable);
     g_test_add_func("/dest/register/version-1", test_version_1_limit);
     g_test_add_func("/dest/register/overlap", test_overlap);
     g_test_add_func("/dest/unregister/meanwhile", test_leaves_meanwhile);

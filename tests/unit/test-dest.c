@@ -513,6 +513,79 @@ static void test_local_failures(void)
     teardown(&f);
 }
 
+/* ---- memory that is not plugged ---- */
+
+static void setup_hole(Fixture *f, uint32_t flags)
+{
+    setup(f);
+    f->hole = true;
+    accept_main(f, flags);
+    note_blocks(f);
+    fake_link_script_type(f->link, RMIG_WIRE_RAM_BLOCKS_REQUEST);
+}
+
+static void test_hole(void)
+{
+    Fixture f;
+
+    setup_hole(&f, 0);
+    f.hole = false;
+    finish(&f);
+    f.hole = true; /* it is told only after the blocks */
+    script_register(&f, RMIG_WIRE_REGISTER_REQUEST, RAM, RAM_OFFSET, 0);
+    script_register(&f, RMIG_WIRE_REGISTER_REQUEST, RAM, RAM_OFFSET + 2 * MIB,
+                    1);
+    script_zero_run(&f, 0, RAM, RAM_OFFSET, MIB);
+    finish(&f);
+    g_assert_cmpuint(f.verbs->mrs->len, ==, 3); /* with the buffers */
+    g_assert_cmphex(f.ram[MIB], ==, 0xee);
+    teardown(&f);
+}
+
+static void test_hole_hostile(void)
+{
+    for (unsigned i = 0; i < 6; i++) {
+        Fixture f;
+
+        setup_hole(&f, 0);
+        finish(&f);
+        switch (i) {
+        case 0:
+            script_register(&f, RMIG_WIRE_REGISTER_REQUEST, RAM,
+                            RAM_OFFSET + MIB, 0);
+            break;
+        case 1:
+            script_register(&f, RMIG_WIRE_REGISTER_REQUEST, RAM, RAM_OFFSET,
+                            3);
+            break;
+        case 2:
+            script_register(&f, RMIG_WIRE_UNREGISTER_REQUEST, RAM, 1, 0);
+            break;
+        case 3:
+            script_zero_run(&f, 0, RAM, RAM_OFFSET + MIB, MIB);
+            break;
+        case 4:
+            script_zero_run(&f, 0, RAM, RAM_OFFSET, RAM_BYTES);
+            break;
+        default:
+            script_zero_run(&f, 0, RAM, RAM_OFFSET + 2 * MIB - 1, 2);
+        }
+        assert_refused(&f, "not plugged");
+        g_assert_cmpuint(f.verbs->mrs->len, ==, 1);
+        teardown(&f);
+    }
+}
+
+static void test_hole_pin_all(void)
+{
+    Fixture f;
+
+    setup_hole(&f, RMIG_WIRE_FLAG_PIN_ALL);
+    assert_refused(&f, "rdma-pin-all");
+    g_assert_cmpuint(f.verbs->mrs->len, ==, 1);
+    teardown(&f);
+}
+
 /* ---- the end ---- */
 
 static void test_revoke(void)
@@ -566,6 +639,9 @@ int main(int argc, char **argv)
     g_test_add_func("/dest/comes-early", test_comes_early);
     g_test_add_func("/dest/source-gives-up", test_source_gives_up);
     g_test_add_func("/dest/local-failures", test_local_failures);
+    g_test_add_func("/dest/hole", test_hole);
+    g_test_add_func("/dest/hole/hostile", test_hole_hostile);
+    g_test_add_func("/dest/hole/pin-all-version-1", test_hole_pin_all);
     g_test_add_func("/dest/revoke", test_revoke);
     g_test_add_func("/dest/counters", test_counters);
     return g_test_run();

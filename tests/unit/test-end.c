@@ -15,6 +15,14 @@
 #define MIB RMIG_CHUNK_BYTES
 #define PAGE UINT64_C(4096)
 
+/* How often a source has said that nothing of it is registered any more */
+static unsigned times_released;
+
+static void released(void)
+{
+    times_released++;
+}
+
 typedef struct Fixture {
     RMigSource *source;
     RMigLink *main, *back;
@@ -93,10 +101,11 @@ static void setup_with(Fixture *f, bool return_path, uint32_t granted)
 {
     RMigSourceConfig config = {
         .waiter = rmig_poll_waiter, .pin_all = true,
-        .return_path = return_path,
+        .return_path = return_path, .released = released,
     };
 
     memset(f, 0, sizeof(*f));
+    times_released = 0;
     f->ram = g_malloc0(MIB);
     f->source = rmig_source_new(&config, NULL);
     f->main = offer_link(f);
@@ -117,9 +126,11 @@ static void setup(Fixture *f, bool return_path)
     setup_with(f, return_path, 0);
 }
 
+/* It is said once, however the source ends */
 static void teardown(Fixture *f)
 {
     rmig_source_free(f->source);
+    g_assert_cmpuint(times_released, ==, 1);
     g_free(f->ram);
 }
 
@@ -138,6 +149,25 @@ static void assert_waits_for(Fixture *f, RMigWait what)
 
     rmig_source_counters(f->source, &c);
     g_assert_cmpint(c.waiting, ==, what);
+}
+
+static void test_released(void)
+{
+    const RMigSourceConfig config = {
+        .waiter = rmig_poll_waiter, .released = released,
+    };
+    RMigSource *never_connected = rmig_source_new(&config, NULL);
+    Fixture f;
+
+    setup(&f, true);
+    times_released = 0;
+    rmig_source_close(f.source, true);
+    g_assert_cmpuint(times_released, ==, 1);
+    rmig_source_free(f.source);
+    g_assert_cmpuint(times_released, ==, 1);
+    g_free(f.ram);
+    rmig_source_free(never_connected);
+    g_assert_cmpuint(times_released, ==, 2);
 }
 
 /* The link wakes its waiters every second: that must not put the end off */
@@ -611,6 +641,7 @@ static void test_no_last_report(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/end/released", test_released);
     g_test_add_func("/end/writes-hang", test_writes_hang);
     g_test_add_func("/end/send-queue-hangs", test_send_queue_hangs);
     g_test_add_func("/end/report/late", test_late_report);

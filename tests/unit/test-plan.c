@@ -498,6 +498,25 @@ static void test_no_bitmap(void)
     g_assert_cmpuint(rmig_plan_next_dirty(&block, &hints, 0), ==, 0);
 }
 
+/* What is not plugged is not looked for, whatever the bitmap says */
+static void test_plan_holes(void)
+{
+    unsigned long all = ~0UL;
+    RMigBlockHints hints = { .dirty = &all, .page_shift = 20 };
+    uint8_t holes[2] = { 0xf0, 0x01 }; /* [4, 9) */
+    RMigBlock block = { .length = 10 * MIB, .holes = holes };
+
+    for (unsigned known = 0; known < 2; known++) {
+        for (uint64_t c = 0; c <= 10; c++) {
+            g_assert_cmpuint(rmig_plan_next_dirty(&block, &hints, c), ==,
+                             c >= 4 && c < 9 ? 9 : c);
+        }
+        hints.dirty = NULL;
+    }
+    holes[1] = 0x03;
+    g_assert_cmpuint(rmig_plan_next_dirty(&block, &hints, 4), ==, 10);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -514,5 +533,6 @@ int main(int argc, char **argv)
     g_test_add_func("/plan/next-dirty", test_next_dirty);
     g_test_add_func("/plan/next-dirty/large-pages", test_large_pages);
     g_test_add_func("/plan/next-dirty/no-bitmap", test_no_bitmap);
+    g_test_add_func("/plan/next-dirty/holes", test_plan_holes);
     return g_test_run();
 }

@@ -313,6 +313,40 @@ static void test_connections(void)
     check_connections(false);
 }
 
+/* Who asked is told when all of it is gone, and not before */
+static RMigVerbs *telling;
+static unsigned times_told;
+
+static void released(void)
+{
+    g_assert_cmpuint(telling->mrs->len, ==, 0);
+    times_told++;
+}
+
+static void test_released(void)
+{
+    Fixture f;
+
+    for (unsigned here = 0; here < 2; here++) {
+        setup(&f);
+        telling = f.verbs;
+        f.remains.released = released;
+        if (!here) {
+            hold_up(&f);
+        }
+        rmig_reaper_take(&f.remains, here);
+        if (!here) {
+            let_go(&f);
+        }
+        rmig_reaper_wait(NULL);
+        g_assert_cmpuint(times_told, ==, here + 1);
+        if (!here) {
+            g_thread_join(f.holder);
+        }
+        teardown(&f);
+    }
+}
+
 static void test_nothing(void)
 {
     RMigRemains nothing = { 0 };
@@ -362,6 +396,7 @@ int main(int argc, char **argv)
     g_test_add_func("/reaper/side-by-side", test_side_by_side);
     g_test_add_func("/reaper/stop", test_stop);
     g_test_add_func("/reaper/connections", test_connections);
+    g_test_add_func("/reaper/released", test_released);
     g_test_add_func("/reaper/nothing", test_nothing);
     g_test_add_func("/reaper/exit", test_exit);
     return g_test_run();

@@ -269,6 +269,159 @@ static void test_touched_meanwhile(gconstpointer data)
     teardown_anonymous(&f);
 }
 
+/* ---- memory that is not plugged ---- */
+
+#define HOLE_FIRST 8
+#define HOLE_END 40
+
+/* Nothing of [HOLE_FIRST, HOLE_END) is registered, asked for, sent or named */
+static void test_holes(gconstpointer data)
+{
+    uint32_t flags = GPOINTER_TO_UINT(data);
+    const uint64_t plugged = RAM_CHUNKS - (HOLE_END - HOLE_FIRST);
+    const uint64_t rest = 3; /* chunks of the other blocks */
+    RMigCounters c;
+    Fixture f;
+
+    setup_mode(&f, &(Mode) { .flags = flags,
+                             .pin_all = flags & RMIG_WIRE_FLAG_PIN_ALL,
+                             .ram_bytes = RAM_CHUNKS * MIB });
+    g_assert_true(rmig_source_add_hole(f.source, f.block[0].offset,
+                                       HOLE_FIRST * MIB,
+                                       (HOLE_END - HOLE_FIRST) * MIB, NULL));
+    g_assert_true(rmig_source_exchange(f.source, NULL));
+    for (uint64_t n = 0; n < RAM_CHUNKS * MIB / PAGE; n += 16) {
+        dirty(&f, 0, n); /* the guest may write there, too */
+    }
+    for (uint64_t n = 0; n < RAM_CHUNKS * MIB / PAGE; n++) {
+        bool hole = n >= HOLE_FIRST * MIB / PAGE && n < HOLE_END * MIB / PAGE;
+
+        g_assert_cmpint(page(&f, 0, n), ==, n % 16 == 0 && !hole ?
+                        RMIG_PAGE_DATA : RMIG_PAGE_ZERO);
+    }
+    for (unsigned i = 0; i < 2; i++) { /* pin-all goes on in the next round */
+        for (uint64_t n = 0; n < 256; n++) {
+            dirty(&f, 1, n);
+            g_assert_cmpint(page(&f, 1, n), ==, RMIG_PAGE_DATA);
+        }
+        g_assert_true(rmig_source_finish(f.source, NULL));
+    }
+    for (uint64_t chunk = 0; chunk < RAM_CHUNKS; chunk++) {
+        bool hole = chunk >= HOLE_FIRST && chunk < HOLE_END;
+
+        if (hole) {
+            g_assert_cmpuint(f.registered[0][chunk], ==, 0);
+            g_assert_cmphex(f.block[0].theirs[chunk * MIB], ==, 0xee);
+            g_assert_cmphex(f.block[0].theirs[chunk * MIB + PAGE], ==, 0xee);
+        } else {
+            g_assert_cmpmem(f.block[0].ours + chunk * MIB, MIB,
+                            f.block[0].theirs + chunk * MIB, MIB);
+        }
+    }
+    rmig_source_counters(f.source, &c);
+    g_assert_cmpuint(c.chunks_registered, <=, plugged + rest);
+    g_assert_cmpuint(c.chunks_registered, >=, plugged);
+    g_assert_cmpuint(f.pinned_peak, <=, (plugged + rest) * MIB);
+    teardown(&f);
+}
+
+/* Version 1 has one region for each block */
+static void test_holes_version_1(void)
+{
+    GError *err = NULL;
+    Fixture f;
+
+    setup(&f, true);
+    g_assert_true(rmig_source_add_hole(f.source, f.block[0].offset, MIB, MIB,
+                                       NULL));
+    g_assert_false(rmig_source_exchange(f.source, &err));
+    assert_says(&err, "rdma-pin-all");
+    teardown(&f);
+}
+
+/* ---- memory that cannot be pinned ---- */
+
+/* At once, and nothing is let go for it: no room would help */
+static void check_unpinnable(Fixture *f, const char *needle)
+{
+    GError *err = NULL;
+    RMigCounters c;
+
+    g_assert_cmpint(rmig_source_page(f->source, f->block[1].offset, 0, PAGE,
+                                     &err), ==, RMIG_PAGE_FAILED);
+    assert_says(&err, needle);
+    g_assert_cmpuint(f->seen[RMIG_WIRE_UNREGISTER_REQUEST], ==, 0);
+    rmig_source_counters(f->source, &c);
+    g_assert_cmpuint(c.chunks_evicted, ==, 0);
+    g_assert_cmpuint(c.chunks_registered, >=, 3);
+}
+
+static void setup_unpinnable(Fixture *f, bool pin_all)
+{
+    setup_mode(f, &(Mode) {
+        .flags = RMIG_WIRE_FLAG_BATCH | RMIG_WIRE_FLAG_PIN_ALL,
+        .pin_all = pin_all,
+    });
+    g_assert_true(rmig_source_exchange(f->source, NULL));
+    for (uint64_t n = 0; n < 3 * MIB / PAGE; n++) {
+        dirty(f, 0, n);
+    }
+}
+
+static void send_ram(Fixture *f)
+{
+    for (uint64_t n = 0; n < 3 * MIB / PAGE; n++) {
+        g_assert_cmpint(page(f, 0, n), ==, RMIG_PAGE_DATA);
+    }
+    g_assert_true(rmig_source_finish(f->source, NULL));
+    settle(f);
+}
+
+static void test_unpinnable_here(void)
+{
+    Fixture f;
+
+    setup_unpinnable(&f, false);
+    f.verbs->unpinnable = f.block[1].ours;
+    f.verbs->unpinnable_bytes = f.block[1].length;
+    send_ram(&f);
+    dirty(&f, 1, 0);
+    check_unpinnable(&f, "as for a ROM");
+    teardown(&f);
+}
+
+static void test_unpinnable_there(void)
+{
+    Fixture f;
+
+    setup_unpinnable(&f, false);
+    send_ram(&f);
+    f.vice = RESULT_UNPINNABLE;
+    dirty(&f, 1, 0);
+    check_unpinnable(&f, "no limit is in the way");
+    g_assert_cmpuint(f.chunks_asked, <=, 3 + 1 + 2);
+    teardown(&f);
+}
+
+/* Pin-all asks for it as well, but zeros need no memory to be pinned */
+static void test_unpinnable_zeros(void)
+{
+    Fixture f;
+
+    setup_unpinnable(&f, true);
+    f.verbs->unpinnable = f.block[1].ours;
+    f.verbs->unpinnable_bytes = f.block[1].length;
+    send_ram(&f);
+    f.vice = RESULT_UNPINNABLE;
+    for (unsigned i = 0; i < 3; i++) {
+        for (uint64_t n = 0; n < 2 * MIB / PAGE; n++) {
+            g_assert_cmpint(page(&f, 1, n), ==, RMIG_PAGE_ZERO);
+        }
+        g_assert_true(rmig_source_finish(f.source, NULL));
+    }
+    teardown(&f);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -287,5 +440,17 @@ int main(int argc, char **argv)
                          test_touched_meanwhile);
     g_test_add_data_func("/source/untouched/sixteen", GUINT_TO_POINTER(16),
                          test_touched_meanwhile);
+    g_test_add_data_func("/source/holes/version-1", GUINT_TO_POINTER(0),
+                         test_holes);
+    g_test_add_data_func("/source/holes/batch",
+                         GUINT_TO_POINTER(RMIG_WIRE_FLAG_BATCH), test_holes);
+    g_test_add_data_func("/source/holes/pin-all",
+                         GUINT_TO_POINTER(RMIG_WIRE_FLAG_BATCH |
+                                          RMIG_WIRE_FLAG_PIN_ALL),
+                         test_holes);
+    g_test_add_func("/source/holes/pin-all-version-1", test_holes_version_1);
+    g_test_add_func("/source/unpinnable/here", test_unpinnable_here);
+    g_test_add_func("/source/unpinnable/there", test_unpinnable_there);
+    g_test_add_func("/source/unpinnable/zeros", test_unpinnable_zeros);
     return g_test_run();
 }

@@ -549,6 +549,27 @@ static void test_memlock_hint(void)
     teardown(&f);
 }
 
+/* What raising a limit does not help says so, and is told apart */
+static void test_unpinnable(void)
+{
+    static const int errnos[] = { EFAULT, EACCES, EOPNOTSUPP, EHWPOISON };
+    Fixture f;
+
+    fake_rdma_init();
+    setup(&f);
+    for (unsigned i = 0; i < G_N_ELEMENTS(errnos); i++) {
+        g_autoptr(GError) err = NULL;
+
+        fake_rdma.fail_call = "ibv_reg_mr";
+        fake_rdma.fail_errno = errnos[i];
+        g_assert_null(rmig_mr_register(f.verbs, f.buf, 16, true, &err));
+        g_assert_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_UNPINNABLE);
+        g_assert_nonnull(strstr(err->message, "no limit is in the way"));
+        g_assert_null(strstr(err->message, "memory-lock"));
+    }
+    teardown(&f);
+}
+
 static void test_revoke(void)
 {
     Fixture f;
@@ -582,6 +603,7 @@ int main(int argc, char **argv)
     g_test_add_func("/verbs/register", test_register);
     g_test_add_func("/verbs/register/peak", test_peak);
     g_test_add_func("/verbs/register/memlock", test_memlock_hint);
+    g_test_add_func("/verbs/register/unpinnable", test_unpinnable);
     g_test_add_func("/verbs/revoke", test_revoke);
     return g_test_run();
 }

@@ -148,6 +148,7 @@ static void show_structures(void)
     REGISTER(block);
     REGISTER(chunks);
     RESULT(rkey);
+    RESULT(reason);
     RESULT(host_addr);
     ZERO_RUN(value);
     ZERO_RUN(block);

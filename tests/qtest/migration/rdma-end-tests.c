@@ -412,8 +412,10 @@ static void test_cancel_connecting(void)
     rmig_test_wait(from, "setup", RMIG_TEST_NOTICE_S);
     migrate_cancel(from);
     rmig_test_wait(from, "cancelled", RMIG_TEST_NOTICE_S);
+    qtest_quit(from);
+    /* It still listens, which it does not take back when it exits */
     kill(qtest_pid(to), SIGCONT);
-    stop_pair();
+    rmig_test_kill(to);
     g_assert_true(g_file_get_contents(words, &text, NULL, NULL));
     unlink(words);
     if (strstr(text, "Illegal")) {

@@ -776,6 +776,7 @@ void migration_test_add_rdma(MigrationTestEnv *env)
     }
     rmig_test_add_info();
     rmig_test_add_end();
+    rmig_test_add_memory();
     if (env->full_set) {
         migration_test_add("/migration/rdma/precopy/framework",
                            test_framework);

@@ -72,6 +72,8 @@ void rmig_test_info_early(QTestState *from);
 void rmig_test_add_info(void);
 /* Add the tests of rdma-end-tests.c */
 void rmig_test_add_end(void);
+/* and of rdma-memory-tests.c */
+void rmig_test_add_memory(void);
 
 /* Kill it for good, as a crash of the host would; it cannot be used again */
 void rmig_test_kill(QTestState *who);
