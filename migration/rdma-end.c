@@ -312,7 +312,12 @@ static void asked_bh(void *opaque)
     if (ask->err) {
         fail_incoming(ask->mis, ask->err);
     } else {
-        vm_start();
+        /* "stop" may have come meanwhile */
+        if (autostart) {
+            vm_start();
+        } else {
+            runstate_set(RUN_STATE_PAUSED);
+        }
         migrate_set_state(&ask->mis->state, MIGRATION_STATUS_ACTIVE,
                           MIGRATION_STATUS_COMPLETED);
         migration_incoming_state_destroy();
