@@ -40,7 +40,7 @@ static enum {
     GUEST_GONE,      /* confirmed: the destination has it */
 } guest;
 
-void rdma_end_init(void)
+void rdma_end_over(void)
 {
     guest = GUEST_HERE;
 }

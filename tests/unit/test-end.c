@@ -470,6 +470,25 @@ static void test_last_message_waits(void)
     }
 }
 
+/* and a user's patience ends that, too */
+static void test_last_message_cancelled(void)
+{
+    RMigStream *stream;
+    GError *err = NULL;
+    Fixture f;
+
+    setup(&f, false);
+    f.main->peer = NULL;
+    stream = rmig_source_stream(f.source);
+    g_assert_true(rmig_stream_write(stream, "state", 5, NULL));
+    g_assert_true(rmig_stream_flush(stream, NULL));
+    g_assert_true(rmig_stream_write(stream, "end", 3, NULL));
+    f.shuts_down = true;
+    g_assert_false(rmig_source_end(f.source, &err));
+    assert_says(&err, RMIG_LINK_ERROR_SHUTDOWN, "shut down");
+    teardown(&f);
+}
+
 /* What ends a wait, and how it says so */
 static const struct {
     RMigWireType then;
@@ -582,7 +601,7 @@ static void test_commit(void)
 }
 
 /*
- * ERROR has come, and nobody has looked since LOADED, as deciding took its time:
+ * ERROR has come, and nobody has looked since LOADED, as deciding took time:
  * the guest stays here
  */
 static void test_commit_looks(void)
@@ -654,6 +673,8 @@ int main(int argc, char **argv)
     g_test_add_func("/end/hand-over/slowly", test_hand_over_slowly);
     g_test_add_func("/end/hand-over/ready-late", test_ready_late);
     g_test_add_func("/end/last-message/waits", test_last_message_waits);
+    g_test_add_func("/end/last-message/cancelled",
+                    test_last_message_cancelled);
     g_test_add_func("/end/hand-over/load-fails", test_load_fails);
     g_test_add_func("/end/hand-over/start-fails", test_start_fails);
     g_test_add_func("/end/hand-over/started-and-gone", test_started_and_gone);

@@ -282,6 +282,29 @@ static void test_start_lost(void)
     qtest_quit(from);
 }
 
+/* and from there it can move as any other */
+static void test_start_lost_again(void)
+{
+    const char *host = rmig_test_host(AF_INET);
+    MigrateStart args = { .hide_stderr = true, .only_target = true };
+    g_autofree char *listen = NULL, *port = NULL, *uri = NULL;
+
+    if (!start(&usual, "on recv START: disconnect")) {
+        return;
+    }
+    check_lost_sight();
+    rmig_test_wait_exit(to);
+    qtest_qmp_assert_success(from, "{ 'execute': 'cont' }");
+    g_assert_cmpint(migrate_start(&from, &to, "defer", &args), ==, 0);
+    listen = rmig_test_uri("rdma", host, "0");
+    migrate_incoming_qmp(to, listen, NULL, "{}");
+    port = rmig_test_port(to);
+    uri = rmig_test_uri("rdma", host, port);
+    migrate_qmp(from, to, uri, NULL, "{}");
+    assert_moved();
+    stop_pair();
+}
+
 /* With -S nothing is given away by a message */
 static void test_started_lost_paused(void)
 {
@@ -492,6 +515,7 @@ void rmig_test_add_end(void)
         { "load-fails", test_load_fails },
         { "started-lost", test_started_lost },
         { "start-lost", test_start_lost },
+        { "start-lost-again", test_start_lost_again },
         { "started-lost-paused", test_started_lost_paused },
         { "cancel-committed", test_cancel_committed },
         { "report-lost", test_report_lost },
