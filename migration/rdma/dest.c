@@ -213,8 +213,11 @@ void rmig_dest_close(RMigDest *d, bool failed)
         return;
     }
     rmig_dest_publish(d);
-    if (failed && d->jobs) {
-        /* Not what has been received: that is cleared to the end */
+    if (d->jobs && (failed || d->clearing == 0)) {
+        /*
+         * Whoever closes, the guest perhaps, does not wait for what is still to
+         * be let go; but what has been received is cleared to the end
+         */
         rmig_jobs_drop(d->jobs);
     }
     /*
