@@ -121,6 +121,15 @@ void cm_enter_timewait(CmId *id)
                  vs_now_ns() + (UINT64_C(4096) << vs_shape.ack_timeout));
 }
 
+void cm_end_qp(const CmId *id)
+{
+    VsQp *qp = vs_shape.iwarp ? vs_qp_find(id->qp_num) : NULL;
+
+    if (qp) {
+        vs_qp_error(qp);
+    }
+}
+
 void cm_break(CmId *id)
 {
     VsQp *qp = vs_qp_find(id->qp_num);
@@ -239,8 +248,12 @@ int rdma_accept(struct rdma_cm_id *rid, struct rdma_conn_param *param)
     }
     set_depths(id, param);
     id->qp_num = rid->qp ? rid->qp->qp_num : param->qp_num;
+    error = vs_shape.iwarp ? cm_qp_connect(id) : 0;
     cm_unlock();
-    if (rid->qp) {
+    if (error) {
+        return cm_errno(-error);
+    }
+    if (rid->qp && !vs_shape.iwarp) {
         error = cm_qp_ready(rid, id->responder_resources,
                             id->initiator_depth);
         if (error) {
@@ -374,6 +387,7 @@ int rdma_disconnect(struct rdma_cm_id *rid)
         new_request(id, CM_DREQ);
         cm_set_state(id, CM_DREQ_SENT);
         cm_send_request(id);
+        cm_end_qp(id);
         event_follows = true;
     } else if (id->state == CM_DREQ_RCVD) {
         cm_send_kind(id, CM_DREP);

@@ -94,6 +94,22 @@ static int rts_attr(const CmId *id, struct ibv_qp_attr *attr, int *mask)
     return 0;
 }
 
+/*
+ * What iWARP's kernel says: it wants to be told no more than that, and moves
+ * the queue pair to RTS itself.
+ */
+static int iwarp_attr(const CmId *id, struct ibv_qp_attr *attr, int *mask)
+{
+    *mask = IBV_QP_PORT;
+    attr->port_num = id->id.port_num;
+    if (attr->qp_state == IBV_QPS_RTS) {
+        return 0;
+    }
+    *mask |= IBV_QP_STATE | IBV_QP_ACCESS_FLAGS;
+    attr->qp_access_flags = IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ;
+    return id->state > CM_ESTABLISHED ? -EINVAL : 0;
+}
+
 int rdma_init_qp_attr(struct rdma_cm_id *rid, struct ibv_qp_attr *attr,
                       int *mask)
 {
@@ -101,7 +117,9 @@ int rdma_init_qp_attr(struct rdma_cm_id *rid, struct ibv_qp_attr *attr,
     int error = -EINVAL;
 
     cm_lock();
-    if (cm_id_alive(rid, "rdma_init_qp_attr") && rid->verbs) {
+    if (cm_id_alive(rid, "rdma_init_qp_attr") && rid->verbs && vs_shape.iwarp) {
+        error = iwarp_attr(id, attr, mask);
+    } else if (cm_id_alive(rid, "rdma_init_qp_attr") && rid->verbs) {
         switch (attr->qp_state) {
         case IBV_QPS_INIT:
             error = init_attr(id, attr, mask);
@@ -118,6 +136,19 @@ int rdma_init_qp_attr(struct rdma_cm_id *rid, struct ibv_qp_attr *attr,
     }
     cm_unlock();
     return cm_result(error);
+}
+
+int cm_qp_connect(CmId *id)
+{
+    VsQp *qp = vs_qp_find(id->qp_num);
+    struct ibv_qp_attr attr = { 0 };
+    int rtr_mask, rts_mask;
+
+    if (!qp || rtr_attr(id, &attr, &rtr_mask) < 0 ||
+        rts_attr(id, &attr, &rts_mask) < 0) {
+        return -EINVAL;
+    }
+    return vs_qp_connect(qp, &attr, rtr_mask | rts_mask);
 }
 
 /* 0 or -errno.  @depth: RTR's and RTS's number of Reads. */

@@ -220,7 +220,17 @@ static void answer_came(VsPeer *peer, const CmMsg *rep)
     id->initiator_depth = rep->responder_resources;
     id->rnr_retry_count = rep->rnr_retry_count;
     cm_set_state(id, CM_REP_RCVD);
+    if (vs_shape.iwarp && cm_qp_connect(id) < 0) {
+        cm_send_reject(id, CM_REJ_CONSUMER, NULL, 0);
+        cm_set_state(id, CM_OVER);
+        cm_event_post_new(id, RDMA_CM_EVENT_CONNECT_ERROR, -EINVAL);
+        return;
+    }
     event = cm_event_new(id, RDMA_CM_EVENT_CONNECT_RESPONSE, 0);
+    if (vs_shape.iwarp) {
+        event->ev.event = RDMA_CM_EVENT_ESTABLISHED;
+        cm_send_ready(id);
+    }
     set_private(event, rep, CM_REP_PRIVATE);
     param = &event->ev.param.conn;
     param->responder_resources = rep->initiator_depth;
@@ -279,6 +289,7 @@ static void peer_ends(CmId *id)
     case CM_ESTABLISHED:
     case CM_REP_SENT:
         cm_set_state(id, CM_DREQ_RCVD);
+        cm_end_qp(id);
         cm_event_post_new(id, RDMA_CM_EVENT_DISCONNECTED, 0);
         break;
     case CM_DREQ_SENT:

@@ -252,6 +252,8 @@ int cm_send_ready(CmId *id);
 void cm_enter_timewait(CmId *id);
 /* The connection ends for both sides, as by a fault. */
 void cm_break(CmId *id);
+/* The connection has ended: with iWARP the queue pair ends with it. */
+void cm_end_qp(const CmId *id);
 
 /* -------------------------------------------------------------- cm-wire.c */
 
@@ -269,5 +271,7 @@ void cm_timer_fired(VsTimer *timer);
 int cm_qp_ready(struct rdma_cm_id *id, uint8_t responder_resources,
                 uint8_t initiator_depth);
 void cm_qp_error(struct rdma_cm_id *id);
+/* iWARP: the queue pair that @id was given becomes ready to send. */
+int cm_qp_connect(CmId *id);
 
 #endif

@@ -31,6 +31,10 @@ static struct ibv_device device = {
 
 static void name_device(void)
 {
+    if (vs_shape.iwarp) {
+        device.node_type = IBV_NODE_RNIC;
+        device.transport_type = IBV_TRANSPORT_IWARP;
+    }
     g_strlcpy(device.name, vs_shape.device, sizeof(device.name));
     g_strlcpy(device.dev_name, "uverbs0", sizeof(device.dev_name));
     snprintf(device.dev_path, sizeof(device.dev_path),
@@ -188,7 +192,8 @@ int ibv_query_device(struct ibv_context *context,
         .device_cap_flags = IBV_DEVICE_CURR_QP_STATE_MOD |
                             IBV_DEVICE_PORT_ACTIVE_EVENT |
                             IBV_DEVICE_SYS_IMAGE_GUID |
-                            IBV_DEVICE_RC_RNR_NAK_GEN,
+                            (vs_shape.iwarp ? 0u
+                             : (unsigned)IBV_DEVICE_RC_RNR_NAK_GEN),
         .max_sge = (int)vs_shape.max_sge,
         .max_sge_rd = (int)vs_shape.max_sge,
         .max_cq = (int)vs_shape.max_cq,

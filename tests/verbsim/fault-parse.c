@@ -177,7 +177,7 @@ static bool parse_name(FaultRule *rule, Words *words, char **error)
     if (!is_event_name(rule->site, word)) {
         *error = g_strdup_printf(rule->site == VS_SITE_CM
             ? "no CM event is called RDMA_CM_EVENT_%s"
-            : "no control message is called %s (a number: TYPE_12)", word);
+            : "no control message is called %s (a number: TYPE_16)", word);
         return false;
     }
     rule->name = g_strdup(next(words));
@@ -350,6 +350,14 @@ static bool parse_process_action(FaultRule *rule, Words *words, char **error)
     }
     if (take(words, "unfreeze")) {
         rule->effect = EFFECT_UNFREEZE;
+        return true;
+    }
+    if (take(words, "refuse-receives")) {
+        rule->effect = EFFECT_REFUSE_RECEIVES;
+        return parse_for(rule, words, error);
+    }
+    if (take(words, "accept-receives")) {
+        rule->effect = EFFECT_ACCEPT_RECEIVES;
         return true;
     }
     if (take(words, "remove-device")) {

@@ -18,7 +18,9 @@
 
 static GQueue rules = G_QUEUE_INIT;     /* FaultRule * of this process */
 static FaultParse parse;
-static VsTimer link_timer, freeze_timer, remove_timer;
+static VsTimer link_timer, freeze_timer, receives_timer, remove_timer;
+
+bool vs_receives_refused;
 
 /* "at TIME" of the script counts from here. */
 static uint64_t process_start_ns;
@@ -40,6 +42,12 @@ static void unfreeze(VsTimer *timer G_GNUC_UNUSED)
 {
     VS_TRACE("fault", "event=time action=unfreeze");
     vs_nic_set_frozen(false);
+}
+
+static void accept_receives(VsTimer *timer G_GNUC_UNUSED)
+{
+    VS_TRACE("fault", "event=time action=accept-receives");
+    vs_receives_refused = false;
 }
 
 static void remove_device(VsTimer *timer G_GNUC_UNUSED)
@@ -113,6 +121,18 @@ static void act_on_process(const FaultRule *rule)
     case EFFECT_UNFREEZE:
         vs_timer_clear(&freeze_timer);
         vs_nic_set_frozen(false);
+        break;
+    case EFFECT_REFUSE_RECEIVES:
+        vs_timer_clear(&receives_timer);
+        vs_receives_refused = true;
+        if (until) {
+            receives_timer.fire = accept_receives;
+            vs_timer_set(&receives_timer, until);
+        }
+        break;
+    case EFFECT_ACCEPT_RECEIVES:
+        vs_timer_clear(&receives_timer);
+        vs_receives_refused = false;
         break;
     case EFFECT_REMOVE_DEVICE:
         /* On the NIC thread: the caller is in the midst of a queue pair. */

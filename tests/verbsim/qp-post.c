@@ -5,6 +5,9 @@
  * into the ring; the NIC thread is told.  Keys are looked at when the request
  * is carried out, so a bad one becomes a completion error, as on hardware.
  *
+ * iWARP: as libcxgb4 has it, nothing can be posted to a queue pair in error,
+ * and the number that is returned is negative.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "api.h"
@@ -26,8 +29,9 @@ int vs_qp_may_send(const VsQp *qp)
     switch (qp->ex.qp_base.state) {
     case IBV_QPS_RTS:
     case IBV_QPS_SQD:
-    case IBV_QPS_ERR:           /* it is flushed at once */
         return 0;
+    case IBV_QPS_ERR:           /* it is flushed at once */
+        return vs_shape.iwarp ? -EINVAL : 0;
     default:
         return EINVAL;
     }
@@ -56,10 +60,11 @@ static int check_opcode(const struct ibv_send_wr *wr)
     g_autofree char *name = NULL;
 
     switch (wr->opcode) {
-    case IBV_WR_SEND:
     case IBV_WR_SEND_WITH_IMM:
-    case IBV_WR_RDMA_WRITE:
     case IBV_WR_RDMA_WRITE_WITH_IMM:
+        return vs_shape.iwarp ? -EINVAL : 0;
+    case IBV_WR_SEND:
+    case IBV_WR_RDMA_WRITE:
         return 0;
     case IBV_WR_RDMA_READ:
         return wr->send_flags & IBV_SEND_INLINE ? EINVAL : 0;
@@ -166,6 +171,10 @@ static int check_recv(const VsQp *qp, const struct ibv_recv_wr *wr)
 {
     const struct ibv_qp_cap *cap = &qp->init.cap;
 
+    if (vs_receives_refused ||
+        (vs_shape.iwarp && qp->ex.qp_base.state == IBV_QPS_ERR)) {
+        return vs_shape.iwarp ? -EINVAL : EINVAL;
+    }
     if (qp->ex.qp_base.state == IBV_QPS_RESET || wr->num_sge < 0 ||
         (uint32_t)wr->num_sge > cap->max_recv_sge) {
         return EINVAL;

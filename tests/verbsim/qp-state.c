@@ -91,6 +91,14 @@ void vs_qp_set_state(VsQp *qp, enum ibv_qp_state state)
     ibv->state = state;
 }
 
+/* With iWARP a queue pair and its TCP connection end together. */
+static void end_connection(const VsQp *qp)
+{
+    if (vs_shape.iwarp && vs_cm_ops && vs_cm_ops->disconnect_qp) {
+        vs_cm_ops->disconnect_qp(qp->ex.qp_base.qp_num);
+    }
+}
+
 void vs_qp_error(VsQp *qp)
 {
     if (vs_qp_ibv(qp)->state == IBV_QPS_ERR || qp->destroyed) {
@@ -99,10 +107,12 @@ void vs_qp_error(VsQp *qp)
     vs_qp_set_state(qp, IBV_QPS_ERR);
     vs_requester_flush(qp);
     vs_responder_flush(qp);
+    end_connection(qp);
 }
 
 void vs_qp_reset(VsQp *qp)
 {
+    end_connection(qp);
     vs_qp_set_state(qp, IBV_QPS_RESET);
     vs_wait_idle(&qp->busy, "the NIC to finish with a queue pair");
     vs_requester_reset(qp);
@@ -123,6 +133,10 @@ static int check_transition(enum ibv_qp_state from, enum ibv_qp_state to,
 {
     const int given = mask & ~IBV_QP_STATE;
 
+    if (vs_shape.iwarp && to == IBV_QPS_INIT &&
+        (from == IBV_QPS_RESET || from == IBV_QPS_INIT)) {
+        return 0;               /* what it needs comes with the connection */
+    }
     if (to == IBV_QPS_RESET || to == IBV_QPS_ERR) {
         return given || !(mask & IBV_QP_STATE) ||
                (from == IBV_QPS_RESET && to == IBV_QPS_ERR) ? EINVAL : 0;
@@ -180,6 +194,18 @@ static int check_limits(const struct ibv_qp_attr *attr, int mask)
         return vs_unimplemented("ibv_modify_qp: path migration");
     }
     return mask & IBV_QP_AV ? check_address(&attr->ah_attr) : 0;
+}
+
+/*
+ * iWARP has no RTR, and the connection manager moves a queue pair to RTS: what
+ * a program asks for on the way there has no effect.
+ */
+static bool has_no_effect(const VsQp *qp, int mask, enum ibv_qp_state to)
+{
+    enum ibv_qp_state from = qp->ex.qp_base.state;
+
+    return vs_shape.iwarp && from != IBV_QPS_RESET &&
+           (!(mask & IBV_QP_STATE) || to == IBV_QPS_RTR);
 }
 
 static int check_modify(const VsQp *qp, const struct ibv_qp_attr *attr,
@@ -285,6 +311,7 @@ static void enter(VsQp *qp, enum ibv_qp_state to)
         vs_wait_idle(&qp->busy, "the NIC to finish with a queue pair");
         vs_requester_flush(qp);
         vs_responder_flush(qp);
+        end_connection(qp);
         break;
     case IBV_QPS_RTR:
         find_peer(qp);
@@ -329,6 +356,10 @@ int ibv_modify_qp(struct ibv_qp *ibv, struct ibv_qp_attr *attr, int attr_mask)
     pthread_mutex_lock(&vs_lock);
     if (vs_object_check(VS_KIND_QP, qp, __func__)) {
         to = attr_mask & IBV_QP_STATE ? attr->qp_state : ibv->state;
+        if (has_no_effect(qp, attr_mask, to)) {
+            pthread_mutex_unlock(&vs_lock);
+            return 0;
+        }
         error = check_modify(qp, attr, attr_mask, to);
     }
     if (error) {
@@ -341,4 +372,16 @@ int ibv_modify_qp(struct ibv_qp *ibv, struct ibv_qp_attr *attr, int attr_mask)
     }
     pthread_mutex_unlock(&vs_lock);
     return error;
+}
+
+int vs_qp_connect(VsQp *qp, const struct ibv_qp_attr *attr, int mask)
+{
+    if (vs_qp_ibv(qp)->state != IBV_QPS_INIT) {
+        return -EINVAL;
+    }
+    store_path(&qp->attr, attr, mask);
+    store_flow(&qp->attr, attr, mask);
+    enter(qp, IBV_QPS_RTR);
+    enter(qp, IBV_QPS_RTS);
+    return 0;
 }

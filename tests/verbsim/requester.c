@@ -196,13 +196,22 @@ static void send_again(VsQp *qp)
     vs_requester_run(qp);
 }
 
+/*
+ * What the far side or the wire has ended.  With iWARP that is the end of the
+ * TCP connection, and nothing says which of the requests it was.
+ */
+static enum ibv_wc_status remote_error(enum ibv_wc_status status)
+{
+    return vs_shape.iwarp ? IBV_WC_WR_FLUSH_ERR : status;
+}
+
 static void retry_fired(VsTimer *timer)
 {
     VsQp *qp = timer->opaque;
     VsSendWqe *oldest = oldest_open(qp);
 
     if (qp->req.lost && oldest && qp->req.retries >= qp->attr.retry_cnt) {
-        fail(qp, oldest, IBV_WC_RETRY_EXC_ERR);
+        fail(qp, oldest, remote_error(IBV_WC_RETRY_EXC_ERR));
         return;
     }
     if (qp->req.lost) {
@@ -542,7 +551,8 @@ static void refused(VsQp *qp, VsSendWqe *wqe, const VsPkt *pkt)
     if (pkt->code == VS_NAK_RNR) {
         receiver_not_ready(qp, wqe, pkt);
     } else if (pkt->code < G_N_ELEMENTS(status)) {
-        fail(qp, wqe, status[pkt->code]);
+        fail(qp, wqe, pkt->code == VS_NAK_LOCAL_MEMORY
+                      ? status[pkt->code] : remote_error(status[pkt->code]));
     }
 }
 

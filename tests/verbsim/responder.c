@@ -407,6 +407,11 @@ static bool find_receive(Job *job)
 {
     VsQp *qp = job->qp;
 
+    if (qp->rq_taken == qp->rq_posted && vs_shape.iwarp) {
+        /* A message without a buffer: iWARP terminates the connection. */
+        refuse(job, VS_NAK_INVALID_REQUEST, IBV_WC_SUCCESS);
+        return false;
+    }
     if (qp->rq_taken == qp->rq_posted) {
         not_ready(job);
         return false;

@@ -32,7 +32,7 @@ static uint64_t port_busy_until_ns;
 
 typedef enum ValueKind {
     V_TEXT, V_LAYER, V_RATE, V_TIME, V_BYTES, V_COUNT32, V_COUNT8, V_MILLI,
-    V_COPY,
+    V_COPY, V_TRANSPORT,
 } ValueKind;
 
 typedef struct Key {
@@ -48,6 +48,7 @@ typedef struct Key {
 static const Key keys[] = {
     KEY("device", V_TEXT, device, 0, 0),
     KEY("link-layer", V_LAYER, infiniband, 0, 0),
+    KEY("transport", V_TRANSPORT, iwarp, 0, 0),
     KEY("bandwidth", V_RATE, bytes_per_ns, 0, 0),
     KEY("latency", V_TIME, latency_ns, 0, 0),
     KEY("register-call", V_TIME, reg_call_ns, 0, 0),
@@ -130,6 +131,10 @@ static const char *set_value(VsShape *shape, const Key *key, const char *value)
         *(bool *)field = !strcmp(value, "infiniband");
         return *(bool *)field || !strcmp(value, "ethernet")
             ? NULL : "is neither ethernet nor infiniband";
+    case V_TRANSPORT:
+        *(bool *)field = !strcmp(value, "iwarp");
+        return *(bool *)field || !strcmp(value, "infiniband")
+            ? NULL : "is neither infiniband nor iwarp";
     case V_COPY:
         *(bool *)field = !strcmp(value, "no");
         return *(bool *)field || !strcmp(value, "yes")
@@ -220,6 +225,10 @@ bool vs_shape_parse(const char *file, VsShape *shape, char **error)
             return false;
         }
     }
+    if (shape->iwarp && shape->infiniband) {
+        *error = g_strdup_printf("%s: iWARP runs on Ethernet", file);
+        return false;
+    }
     return true;
 }
 
@@ -274,7 +283,8 @@ void vs_shape_load(void)
     path = vs_shape_find(name);
     if (!path) {
         vs_complain("no profile \"%s\": VERBSIM_PROFILE is fast, fdr40, "
-                    "roce100, ndr400 or the path of a file (with a /)", name);
+                    "roce100, ndr400, iwarp or the path of a file (with a "
+                    "/)", name);
         _exit(1);
     }
     if (!vs_shape_parse(path, &vs_shape, &error)) {

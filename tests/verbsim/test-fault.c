@@ -121,6 +121,10 @@ static void test_process_actions(void)
         { "*: at 2s: link up", EFFECT_LINK_UP, 0 },
         { "*: on cm ESTABLISHED: freeze for 1s", EFFECT_FREEZE, 1000 * MS },
         { "*: at 0: unfreeze", EFFECT_UNFREEZE, 0 },
+        { "*: on recv START: refuse-receives", EFFECT_REFUSE_RECEIVES, 0 },
+        { "*: at 1s: refuse-receives for 2s", EFFECT_REFUSE_RECEIVES,
+          2000 * MS },
+        { "*: at 2s: accept-receives", EFFECT_ACCEPT_RECEIVES, 0 },
         { "*: on deregister 3: remove-device", EFFECT_REMOVE_DEVICE, 0 },
     };
 
@@ -154,7 +158,7 @@ static void test_triggers(void)
     g_assert_cmpuint(rule->n, ==, 12);
     fault_rule_free(rule);
     /* WHO may be left out. */
-    rule = parse("on recv TYPE_12 random 0.25: lose");
+    rule = parse("on recv TYPE_16 random 0.25: lose");
     g_assert_true(rule->mine);
     g_assert_cmpint(rule->when, ==, FAULT_RANDOM);
     g_assert_cmpfloat(rule->probability, ==, 0.25);
@@ -163,6 +167,48 @@ static void test_triggers(void)
     g_assert_true(rule->timed);
     g_assert_cmpuint(rule->after_ns, ==, 1500 * MS);
     fault_rule_free(rule);
+}
+
+/* The names of the end of a migration, and of what has none. */
+static void test_control_names(void)
+{
+    static const char *const names[] = {
+        "ERROR", "READY", "QEMU_FILE", "REGISTER_FINISHED",
+        "UNREGISTER_FINISHED", "LOAD_REQUEST", "LOADED", "START", "STARTED",
+        "TYPE_16", "TYPE_31",
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
+        g_autofree char *text = g_strdup_printf(
+            "*: on send %s: link down for %us", names[i], i + 1);
+        FaultRule *rule = parse(text);
+
+        g_assert_cmpstr(rule->name, ==, names[i]);
+        g_assert_cmpuint(rule->for_ns, ==, (i + 1) * 1000 * MS);
+        fault_rule_free(rule);
+    }
+    refuses("*: on send TYPE_12: lose", "no control message is called");
+}
+
+static void test_receives(void)
+{
+    arm("on recv READY 2: refuse-receives for 2s");
+    at(VS_SITE_RECV, "READY");
+    g_assert_false(vs_receives_refused);
+    g_assert_cmpint(at(VS_SITE_RECV, "READY"), ==, VS_ACT_NONE);
+    g_assert_true(vs_receives_refused);
+    fake_run_until(fake_now_ns + 1999 * MS);
+    g_assert_true(vs_receives_refused);
+    fake_run_until(fake_now_ns + 1 * MS);
+    g_assert_false(vs_receives_refused);
+    /* Without an end, until it is told; an earlier one's end is no more. */
+    arm("now: refuse-receives for 1s");
+    arm("now: refuse-receives");
+    fake_run_until(fake_now_ns + 5000 * MS);
+    g_assert_true(vs_receives_refused);
+    arm("now: accept-receives");
+    g_assert_false(vs_receives_refused);
+    clear();
 }
 
 /* Every errno that libc has. */
@@ -522,6 +568,8 @@ int main(int argc, char **argv)
     g_test_add_func("/fault/actions", test_actions);
     g_test_add_func("/fault/process-actions", test_process_actions);
     g_test_add_func("/fault/triggers", test_triggers);
+    g_test_add_func("/fault/control-names", test_control_names);
+    g_test_add_func("/fault/receives", test_receives);
     g_test_add_func("/fault/errnos", test_errnos);
     g_test_add_func("/fault/statuses", test_statuses);
     g_test_add_func("/fault/refusals", test_refusals);

@@ -99,11 +99,12 @@ static void test_all_keys(void)
             "max-qp = 9\nmax-qp-wr = 10\nmax-sge = 11\nmax-inline = 12\n"
             "max-cq = 13\nmax-cqe = 14\nmax-rd-atomic = 15\n"
             "ack-timeout = 16\ncm-timeout = 1.5s\ncm-retries = 17\n"
-            "copy = no", &shape);
+            "transport = infiniband\ncopy = no", &shape);
     g_assert_true(g_str_has_prefix(shape.name, "vs-"));
     g_assert_null(strstr(shape.name, ".profile"));
     g_assert_cmpstr(shape.device, ==, "mine");
     g_assert_true(shape.infiniband);
+    g_assert_false(shape.iwarp);
     g_assert_cmpfloat(shape.bytes_per_ns, ==, 1.0);
     g_assert_cmpuint(shape.latency_ns, ==, 2000);
     g_assert_cmpuint(shape.reg_call_ns, ==, 3000);
@@ -138,6 +139,7 @@ static void test_bad_profiles(void)
     refuses("\nack-timeout = 32", "is out of range");
     refuses("\nmax-mr-bytes = 2GB", "is no size like");
     refuses("\nlink-layer = token-ring", "neither ethernet nor");
+    refuses("\ntransport = udp", "neither infiniband nor");
     refuses("\ncopy = maybe", "neither yes nor no");
     refuses("\ndevice = a/b", "is no name");
 }
@@ -160,12 +162,13 @@ static void test_shipped(void)
     static const struct {
         const char *name;
         double min_gbit, max_gbit;
-        bool infiniband;
+        bool infiniband, iwarp;
     } shipped[] = {
-        { "fast", 0, 0, false },
-        { "fdr40", 38, 40, true },
-        { "roce100", 95, 100, false },
-        { "ndr400", 380, 400, true },
+        { "fast", 0, 0, false, false },
+        { "fdr40", 38, 40, true, false },
+        { "roce100", 95, 100, false, false },
+        { "ndr400", 380, 400, true, false },
+        { "iwarp", 0, 0, false, true },
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(shipped); i++) {
@@ -176,6 +179,7 @@ static void test_shipped(void)
         gbit = vs_shape.bytes_per_ns * 8;
         g_assert_cmpstr(vs_shape.name, ==, shipped[i].name);
         g_assert_cmpint(vs_shape.infiniband, ==, shipped[i].infiniband);
+        g_assert_cmpint(vs_shape.iwarp, ==, shipped[i].iwarp);
         g_assert_cmpfloat(gbit, >=, shipped[i].min_gbit);
         g_assert_cmpfloat(gbit, <=, shipped[i].max_gbit);
         g_assert_cmpint(vs_shape.latency_ns > 0, ==, gbit > 0);

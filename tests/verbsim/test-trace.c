@@ -80,7 +80,7 @@ static void test_control_name(void)
         "NONE", "ERROR", "READY", "QEMU_FILE", "RAM_BLOCKS_REQUEST",
         "RAM_BLOCKS_RESULT", "COMPRESS", "REGISTER_REQUEST",
         "REGISTER_RESULT", "REGISTER_FINISHED", "UNREGISTER_REQUEST",
-        "UNREGISTER_FINISHED",
+        "UNREGISTER_FINISHED", "LOAD_REQUEST", "LOADED", "START", "STARTED",
     };
 
     for (int i = 0; i < 32; i++) {

@@ -86,6 +86,7 @@ typedef struct VsShape {
     char name[32];
     char device[32];            /* device name, "verbsim0" */
     bool infiniband;            /* link layer; else Ethernet (RoCE v2) */
+    bool iwarp;                 /* transport: RDMA over TCP (on Ethernet) */
     double bytes_per_ns;        /* 0: no limit */
     uint64_t latency_ns;        /* one way */
     uint64_t reg_call_ns;       /* cost of registering: per call, ... */
@@ -282,6 +283,7 @@ extern VS_EXPORT unsigned vs_slot;
 extern VS_EXPORT bool vs_port_up;       /* this process's link */
 extern VS_EXPORT bool vs_removed;       /* the device is gone for good */
 extern VS_EXPORT bool vs_frozen;        /* the program is told nothing */
+extern bool vs_receives_refused;        /* ibv_post_recv() fails */
 
 void vs_nic_set_port(bool up);          /* with PORT_ERR / PORT_ACTIVE events */
 void vs_nic_set_frozen(bool frozen);
@@ -503,6 +505,9 @@ bool vs_qp_has_begun(const VsQp *qp, uint32_t index);
 void vs_qp_check_drained(VsQp *qp);
 /* To ERR: everything outstanding completes with WR_FLUSH_ERR.  Idempotent. */
 VS_EXPORT void vs_qp_error(VsQp *qp);
+/* From INIT to RTS, as iWARP's connection manager does it.  0 or -errno. */
+VS_EXPORT int vs_qp_connect(VsQp *qp, const struct ibv_qp_attr *attr,
+                            int mask);
 
 void vs_requester_init(VsQp *qp);
 /* Entering RESET, or destruction: nothing is outstanding afterwards. */

@@ -150,6 +150,11 @@ bool rig_infiniband(void)
     return port.link_layer == IBV_LINK_LAYER_INFINIBAND;
 }
 
+bool rig_iwarp(void)
+{
+    return rig_device()->device->transport_type == IBV_TRANSPORT_IWARP;
+}
+
 uint8_t rig_gid(int family, union ibv_gid *gid)
 {
     struct sockaddr_storage address = rig_address(family, 0);

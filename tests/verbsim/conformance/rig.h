@@ -52,6 +52,7 @@ bool rig_is_verbsim(void);
 /* The device's own address: $RMIG_LAB_ADDR4/6, otherwise 127.0.0.1 and ::1. */
 struct sockaddr_storage rig_address(int family, uint16_t port);
 bool rig_infiniband(void);      /* the link layer; otherwise Ethernet */
+bool rig_iwarp(void);           /* the transport; otherwise InfiniBand's */
 /*
  * The index of the GID that stands for rig_address(@family); an InfiniBand
  * port's has nothing to do with IP addresses.
