@@ -16,6 +16,7 @@
 #include "migration/misc.h"
 #include "migration.h"
 #include "qemu-file.h"
+#include "rdma.h"
 #include "rdma-channel.h"
 #include "rdma-info.h"
 #include "trace.h"
@@ -147,7 +148,7 @@ static ssize_t qio_channel_rdma_readv(QIOChannel *ioc, const struct iovec *iov,
                  * Without a return path it cannot end well; QEMU would look
                  * only when the destination has everything.
                  */
-                rmig_source_shutdown(rioc->source);
+                rmig_source_return_failed(rioc->source);
             }
             return -1;
         }
@@ -197,7 +198,11 @@ static ssize_t qio_channel_rdma_writev(QIOChannel *ioc,
     return total;
 }
 
-/* qemu_fflush() ends here: what has gathered must leave now */
+/*
+ * qemu_fflush() ends here: what has gathered must leave now.  But behind RAM
+ * only what fills a message does: the rest waits for rdma_source_hand_over(),
+ * which can wait for the destination without the BQL.
+ */
 static int qio_channel_rdma_flush(QIOChannel *ioc, Error **errp)
 {
     QIOChannelRDMA *rioc = QIO_CHANNEL_RDMA(ioc);
@@ -205,14 +210,12 @@ static int qio_channel_rdma_flush(QIOChannel *ioc, Error **errp)
     GError *err = NULL;
     bool ok = true;
 
-    if (rioc->hold_flush) {
+    if (rioc->hold_flush || rioc->ram_is_over) {
         rioc->hold_flush = false;
         return 0;
     }
     if (stream) {
-        ok = rioc->source && rioc->ram_is_over ?
-             rmig_source_end(rioc->source, &err) :
-             rmig_stream_flush(stream, &err);
+        ok = rmig_stream_flush(stream, &err);
     }
     if (!ok) {
         stream_failed(rioc, errp, err);
@@ -230,7 +233,8 @@ static int qio_channel_rdma_set_blocking(QIOChannel *ioc, bool enabled,
 
 /*
  * Whether the migration did not end well, so that the peer should be told.  The
- * source closes after a bad return path while its state is still a good one.
+ * source closes after a bad return path while its state is still a good one;
+ * but one whose guest is gone has nothing to take back.
  */
 static bool has_failed(QIOChannelRDMA *rioc)
 {
@@ -238,6 +242,9 @@ static bool has_failed(QIOChannelRDMA *rioc)
     MigrationStatus state = rioc->source ? s->state :
         migration_incoming_get_current()->state;
 
+    if (rioc->source && rdma_guest_is_gone()) {
+        return false;
+    }
     return (rioc->source && migrate_has_error(s)) ||
            state == MIGRATION_STATUS_CANCELLING ||
            state == MIGRATION_STATUS_CANCELLED ||

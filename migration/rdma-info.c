@@ -63,8 +63,9 @@ void rdma_info_detach(QIOChannelRDMA *rioc)
     QEMU_LOCK_GUARD(&lock);
     if (side->rioc == rioc) {
         read_counters(rioc, &side->last);
-        /* The close that follows lets it go */
+        /* The close that follows lets it go, and waits for nobody */
         side->last.pinned = 0;
+        side->last.waiting = RMIG_WAIT_NONE;
         side->rioc = NULL;
     }
 }
@@ -118,6 +119,9 @@ static MigrationRDMAExtensionList *extensions_info(uint32_t bits)
 {
     MigrationRDMAExtensionList *list = NULL;
 
+    if (bits & RMIG_EXTENSION_HANDOVER) {
+        QAPI_LIST_PREPEND(list, MIGRATION_RDMA_EXTENSION_HANDOVER);
+    }
     if (bits & RMIG_EXTENSION_BUDGET) {
         QAPI_LIST_PREPEND(list, MIGRATION_RDMA_EXTENSION_BUDGET);
     }
@@ -125,6 +129,25 @@ static MigrationRDMAExtensionList *extensions_info(uint32_t bits)
         QAPI_LIST_PREPEND(list, MIGRATION_RDMA_EXTENSION_BATCH);
     }
     return list;
+}
+
+static MigrationRDMAWait wait_info(RMigWait waiting)
+{
+    switch (waiting) {
+    case RMIG_WAIT_ARRIVAL:
+        return MIGRATION_RDMA_WAIT_ARRIVAL;
+    case RMIG_WAIT_LOAD:
+        return MIGRATION_RDMA_WAIT_LOAD;
+    case RMIG_WAIT_STARTED:
+        return MIGRATION_RDMA_WAIT_START;
+    case RMIG_WAIT_REPORT:
+        return MIGRATION_RDMA_WAIT_REPORT;
+    case RMIG_WAIT_GO_AHEAD:
+        return MIGRATION_RDMA_WAIT_GO_AHEAD;
+    case RMIG_WAIT_NONE:
+        break;
+    }
+    g_assert_not_reached();
 }
 
 static MigrationRDMA *rdma_info(const RMigCounters *c)
@@ -135,6 +158,10 @@ static MigrationRDMA *rdma_info(const RMigCounters *c)
     rdma->peer = c->extensions ? MIGRATION_RDMA_PEER_EXTENDED :
                  MIGRATION_RDMA_PEER_VERSION_1;
     rdma->extensions = extensions_info(c->extensions);
+    rdma->has_waiting_for = c->waiting != RMIG_WAIT_NONE;
+    if (rdma->has_waiting_for) {
+        rdma->waiting_for = wait_info(c->waiting);
+    }
     rdma->pin_all = c->pins_all;
     rdma->pinned = pinned_info(c->pinned, c->pinned_peak, c->pin_limit);
     if (c->peer_pin_limit) {
@@ -206,6 +233,10 @@ static void print_peer(Monitor *mon, const MigrationRDMA *rdma)
                        MigrationRDMAExtension_str(at->value));
     }
     monitor_printf(mon, "\nrdma pin-all: %s\n", rdma->pin_all ? "on" : "off");
+    if (rdma->has_waiting_for) {
+        monitor_printf(mon, "rdma waiting for: %s\n",
+                       MigrationRDMAWait_str(rdma->waiting_for));
+    }
 }
 
 static void print_registration(Monitor *mon, const MigrationRDMA *rdma)

@@ -74,6 +74,54 @@ int rdma_control_save_page(QEMUFile *f, ram_addr_t block_offset,
 int rdma_block_notification_handle(QEMUFile *f, const char *name);
 /* Destination: the stream has announced the RAM hook */
 int rdma_registration_handle(QEMUFile *f);
+
+/*
+ * The end: who has the guest.  docs/rdma.txt, "The end of a migration".  All
+ * of these do nothing in a migration that is not over RDMA.
+ */
+/* Source: a migration begins */
+void rdma_end_init(void);
+/*
+ * Source, migration thread, without the BQL: everything is written to the file.
+ * Sees it arrive and hands the guest over; may wait for as long as the
+ * destination needs.  Negative if that failed, with the error in the file
+ * unless the migration was cancelled.
+ */
+int rdma_source_hand_over(MigrationState *s);
+/* Source: the destination has confirmed that it has the guest */
+bool rdma_guest_is_gone(void);
+/*
+ * Source: the migration has failed, but the guest may run at the destination:
+ * it must not start here unless the user says so
+ */
+bool rdma_guest_may_run_elsewhere(void);
+/*
+ * Source: whether an error of the return path does not matter any more, as the
+ * destination has the guest; then the error is taken back
+ */
+bool rdma_source_forgive(MigrationState *s);
+/*
+ * Source, with the BQL: whether it is too late to cancel; then this has ended
+ * what is still waited for, and the state stays as it is
+ */
+bool rdma_source_cancel(MigrationState *s);
+/*
+ * Destination: everything is loaded, and no disk is activated yet: whether the
+ * guest belongs here
+ */
+bool coroutine_fn rdma_incoming_hand_over(MigrationIncomingState *mis,
+                                          Error **errp);
+/* Destination: autostart is set: whether it was when the source was told */
+bool rdma_incoming_may_run(void);
+/*
+ * Destination, main loop: whether the source is asked again before the guest
+ * starts.  The answer then starts it, or fails, and ends the migration.
+ */
+bool rdma_incoming_asks(MigrationIncomingState *mis);
+/* Source: whether migrate-start-postcopy may be used now */
+bool rdma_start_postcopy_check(Error **errp);
+/* Destination: whether postcopy that the stream asks for is refused */
+bool rdma_refuses_postcopy(void);
 #else
 static inline bool rdma_caps_compatible(Error **errp)
 {
@@ -115,6 +163,43 @@ static inline int rdma_block_notification_handle(QEMUFile *f,
 static inline int rdma_registration_handle(QEMUFile *f)
 {
     return 0;
+}
+static inline int rdma_source_hand_over(MigrationState *s)
+{
+    return 0;
+}
+static inline bool rdma_guest_may_run_elsewhere(void)
+{
+    return false;
+}
+static inline bool rdma_source_forgive(MigrationState *s)
+{
+    return false;
+}
+static inline bool rdma_source_cancel(MigrationState *s)
+{
+    return false;
+}
+static inline bool rdma_incoming_hand_over(MigrationIncomingState *mis,
+                                           Error **errp)
+{
+    return true;
+}
+static inline bool rdma_incoming_may_run(void)
+{
+    return true;
+}
+static inline bool rdma_incoming_asks(MigrationIncomingState *mis)
+{
+    return false;
+}
+static inline bool rdma_start_postcopy_check(Error **errp)
+{
+    return true;
+}
+static inline bool rdma_refuses_postcopy(void)
+{
+    return false;
 }
 #endif
 #endif
