@@ -55,11 +55,17 @@ bool rdma_guest_may_run_elsewhere(void)
     return guest == GUEST_COMMITTED;
 }
 
-/* Consumes @err; the file carries it to where the migration's state is set */
+/*
+ * Consumes @err; the file carries it to where the migration's state is set.
+ * migrate_cancel shuts down first and sets its state then, all under the BQL:
+ * whoever it has woken must not come before that.
+ */
 static int end_failed(QEMUFile *f, QIOChannelRDMA *rioc, GError *err)
 {
     Error *error = NULL;
 
+    bql_lock();
+    bql_unlock();
     qio_channel_rdma_error(&error, err);
     qio_channel_rdma_note(rioc, error);
     qemu_file_set_error_obj(f, -EIO, error);
@@ -151,6 +157,11 @@ int rdma_source_hand_over(MigrationState *s)
 bool rdma_source_forgive(MigrationState *s)
 {
     if (guest != GUEST_GONE) {
+        if (migrate_rdma()) {
+            /* As in end_failed(): the return path was shut down first */
+            bql_lock();
+            bql_unlock();
+        }
         return false;
     }
     WITH_QEMU_LOCK_GUARD(&s->error_mutex) {

@@ -129,7 +129,8 @@ static void check_said(const FuzzCmId *id, uint8_t flags)
 static uint8_t extensions(void)
 {
     return fuzz_schedule.choice & VERSION_1_ONLY ? 0 :
-           RMIG_WIRE_FLAG_BATCH | RMIG_WIRE_FLAG_BUDGET;
+           RMIG_WIRE_FLAG_BATCH | RMIG_WIRE_FLAG_BUDGET |
+           RMIG_WIRE_FLAG_HANDOVER;
 }
 
 static uint64_t pin_limit(void)

@@ -42,6 +42,7 @@ typedef enum Stream {
     STREAM_COUNTERS,
     STREAM_NOT_WAIT, /* reading does not wait from here on */
     STREAM_CLOSE,   /* in order */
+    STREAM_END,     /* the guest is handed over, or may start, or not */
 } Stream;
 
 typedef struct Range {
@@ -54,6 +55,7 @@ static struct {
     FuzzQp *main, *back;
     const FuzzBlock *blocks;
     bool failed;
+    bool start_came;
     bool revoked;
     bool wait;
     bool ready_due; /* on the return path */
@@ -146,6 +148,7 @@ static void arriving(FuzzQp *qp, const uint8_t *data, size_t bytes)
         return;
     }
     f.asked_for_blocks |= msg.type == RMIG_WIRE_RAM_BLOCKS_REQUEST;
+    f.start_came |= msg.type == RMIG_WIRE_START;
     if (msg.type == RMIG_WIRE_REGISTER_REQUEST) {
         g_queue_push_tail(&f.requests, g_bytes_new(data, bytes));
     }
@@ -532,6 +535,27 @@ static bool revoke(void)
     return true;
 }
 
+/* Where there is a START it alone makes the guest ours */
+static bool end(bool starts)
+{
+    GError *err = NULL;
+
+    fuzz_schedule_call();
+    if (!rmig_dest_hands_over(f.dest)) {
+        return check(rmig_dest_may_start(f.dest, &err), &err, "may start",
+                     NULL) && revoke();
+    }
+    if (!check(rmig_dest_hand_over(f.dest, starts, &err), &err, "hand over",
+               f.main)) {
+        return false;
+    }
+    if (!f.start_came) {
+        fuzz_die("the guest is here, but was not given away");
+    }
+    revoke();
+    return false;
+}
+
 static bool do_byte(uint8_t byte)
 {
     RMigCounters counters;
@@ -556,6 +580,8 @@ static bool do_byte(uint8_t byte)
         return true;
     case STREAM_CLOSE:
         return false;
+    case STREAM_END:
+        return end(byte & 0x80);
     }
     return true;
 }
@@ -653,7 +679,8 @@ static bool listen_and_accept(uint8_t choice)
         .version = RMIG_WIRE_VERSION,
         .flags = (choice & 1 ? RMIG_WIRE_FLAG_PIN_ALL : 0) |
                  (f.how & 1 ? RMIG_WIRE_FLAG_BATCH : 0) |
-                 ((f.how & 3) == 1 ? RMIG_WIRE_FLAG_BUDGET : 0),
+                 ((f.how & 3) == 1 ? RMIG_WIRE_FLAG_BUDGET : 0) |
+                 (f.how & 0x40 ? RMIG_WIRE_FLAG_HANDOVER : 0),
         .pin_bytes = UINT64_MAX,
     };
     uint8_t asks[RMIG_WIRE_PRIVATE_MAX_BYTES];

@@ -54,6 +54,8 @@ static unsigned record_bytes(RMigWireType type)
         return RMIG_WIRE_REGISTER_BYTES;
     case RMIG_WIRE_REGISTER_RESULT:
         return RMIG_WIRE_RESULT_BYTES;
+    case RMIG_WIRE_LOADED:
+        return RMIG_WIRE_LOADED_BYTES;
     default:
         return 0;
     }
@@ -84,6 +86,10 @@ static void round_trip(const RMigWireMessage *msg, uint32_t i)
         rmig_wire_result_unpack(msg, i, &result);
         rmig_wire_result_pack(packed, &result);
         reserved.at = 4;
+        break;
+    case RMIG_WIRE_LOADED:
+        rmig_wire_loaded_pack(packed, rmig_wire_loaded_unpack(msg));
+        reserved.bytes = 0;
         break;
     default:
         rmig_wire_register_unpack(msg, i, &reg);

@@ -223,6 +223,13 @@ static void answer_message(FuzzPeer *p, const RMigWireMessage *msg)
     } else if (msg->type == RMIG_WIRE_UNREGISTER_REQUEST) {
         answer_unregister(p, data, msg);
         p->lie = -1;
+    } else if (msg->type == RMIG_WIRE_LOAD_REQUEST) {
+        rmig_wire_loaded_pack(data, RMIG_WIRE_LOADED_STARTS);
+        queue_answer(p, RMIG_WIRE_LOADED, data, 1, RMIG_WIRE_LOADED_BYTES);
+        p->lie = -1;
+    } else if (msg->type == RMIG_WIRE_START) {
+        queue_answer(p, RMIG_WIRE_STARTED, data, 0, 0);
+        p->lie = -1;
     }
     if (told == FUZZ_LIE_NOT_READY) {
         p->lie = -1;

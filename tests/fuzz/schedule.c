@@ -143,6 +143,7 @@ static void do_typed(FuzzQp *qp)
         [RMIG_WIRE_REGISTER_REQUEST] = RMIG_WIRE_REGISTER_BYTES,
         [RMIG_WIRE_REGISTER_RESULT] = RMIG_WIRE_RESULT_BYTES,
         [RMIG_WIRE_UNREGISTER_REQUEST] = RMIG_WIRE_REGISTER_BYTES,
+        [RMIG_WIRE_LOADED] = RMIG_WIRE_LOADED_BYTES,
     };
     uint8_t type = fuzz_take8();
     uint8_t lie = fuzz_take8();

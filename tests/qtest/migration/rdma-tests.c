@@ -773,6 +773,7 @@ void migration_test_add_rdma(MigrationTestEnv *env)
         migration_test_add(path, tests[i].fn);
     }
     rmig_test_add_info();
+    rmig_test_add_end();
     if (env->full_set) {
         migration_test_add("/migration/rdma/precopy/framework",
                            test_framework);

@@ -65,6 +65,8 @@ bool rmig_test_running(QTestState *who);
 void rmig_test_info(QTestState *from, QTestState *to, bool rdma);
 /* Add the tests of rdma-info-tests.c */
 void rmig_test_add_info(void);
+/* Add the tests of rdma-end-tests.c */
+void rmig_test_add_end(void);
 
 /* Kill it for good, as a crash of the host would; it cannot be used again */
 void rmig_test_kill(QTestState *who);
