@@ -193,11 +193,11 @@ class Console:
                                  f"s; its console ends in {tail}")
             return value
 
-    def wait_ready(self, timeout: float = 120) -> None:
+    def wait_ready(self, timeout: float = 300) -> None:
         """Wait until the memory is filled and the heart beats."""
         self.wait("heartbeat", lambda: self.beats, timeout)
 
-    def wait_beats(self, count: int, timeout: float = 30) -> None:
+    def wait_beats(self, count: int, timeout: float = 120) -> None:
         """Wait for @count further heartbeats."""
         goal = len(self.beats) + count
         self.wait("heartbeat", lambda: len(self.beats) >= goal, timeout)

@@ -22,7 +22,7 @@ from pathlib import Path
 from lab_image import (LabError, cached_initramfs, find_kernel, find_program,
                        job_archive)
 
-BOOT_SECONDS = 120
+BOOT_SECONDS = 300
 STATUS_TIMEOUT = 124
 PASS_ENV = ("HOME", "LANG", "LC_ALL", "TERM", "USER", "XDG_CACHE_HOME")
 KERNEL_ARGS = ("console=ttyS0 quiet panic=-1 oops=panic mitigations=off "

@@ -179,7 +179,7 @@ class Vm:
         """QEMU's run state: running, paused, postmigrate, inmigrate …"""
         return self.qmp.cmd("query-status")["status"]
 
-    def wait_status(self, *wanted: str, timeout: float = 30) -> str:
+    def wait_status(self, *wanted: str, timeout: float = 120) -> str:
         deadline = time.monotonic() + timeout
         while True:
             status = self.status()
@@ -236,7 +236,7 @@ class Vm:
         if self.alive():
             os.kill(self.pid, number)
 
-    def quit(self, timeout: float = 10) -> int:
+    def quit(self, timeout: float = 60) -> int:
         """Ask QEMU to exit, as a user would; its exit status."""
         try:
             self.qmp.cmd("quit")
@@ -394,7 +394,7 @@ class VmPair:
         else:
             self.source.qmp.cmd("migrate", uri=uri)
 
-    def wait_migration(self, timeout: float = 120,
+    def wait_migration(self, timeout: float = 300,
                        on_progress: Optional[Callable[[Dict[str, Any]],
                                                       None]] = None,
                        period: float = 0.05) -> Dict[str, Any]:
@@ -409,7 +409,7 @@ class VmPair:
                 return info
             time.sleep(period)
 
-    def migrate(self, uri: str = "", *, timeout: float = 120,
+    def migrate(self, uri: str = "", *, timeout: float = 300,
                 on_progress: Optional[Callable[[Dict[str, Any]],
                                                None]] = None,
                 channels: Optional[List[Dict[str, Any]]] = None,
@@ -420,7 +420,7 @@ class VmPair:
             self.begin(uri, channels)
             info = self.wait_migration(timeout, on_progress, period)
             if info.get("status") == "completed":
-                self.there.wait_status("running", "paused", timeout=30)
+                self.there.wait_status("running", "paused")
                 return MigrationResult.of(info)
             what = f"the migration is {info.get('status', 'none')}"
             if info.get("error-desc"):
@@ -458,7 +458,7 @@ class VmPair:
         self.there.cont()
         self.console.wait_beats(3)
 
-    def guest_verify(self, timeout: float = 120) -> int:
+    def guest_verify(self, timeout: float = 300) -> int:
         """Have the guest re-read its memory, where it runs now; the pages."""
         runs = [vm for vm in self._vms
                 if vm.alive() and vm.status() == "running"]
