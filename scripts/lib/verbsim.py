@@ -174,13 +174,16 @@ class Fabric:
     no_copy: account for Writes and Reads without moving data
     faults: a fault script's path, or None
     leaks_fail: a process that leaves verbs objects behind exits with 99
+    hold_pages: whether a region keeps the pages it was made of, as on an
+        adapter; None: what the environment says, else if it can be
     """
 
     def __init__(self, directory: Optional[os.PathLike] = None, *,
                  trace: Optional[os.PathLike] = None,
                  profile: Optional[str] = None, no_copy: bool = False,
                  faults: Optional[os.PathLike] = None,
-                 leaks_fail: bool = False) -> None:
+                 leaks_fail: bool = False,
+                 hold_pages: Optional[bool] = None) -> None:
         self.directory = pathlib.Path(directory or default_directory())
         self.trace = pathlib.Path(trace) if trace else None
         self._settings = {
@@ -197,6 +200,8 @@ class Fabric:
             self._settings["VERBSIM_FAULTS"] = os.path.abspath(faults)
         if leaks_fail:
             self._settings["VERBSIM_LEAKS"] = "fail"
+        if hold_pages is not None:
+            self._settings["VERBSIM_PAGES"] = "hold" if hold_pages else "follow"
 
     def env(self, name: Optional[str] = None,
             base: Optional[Mapping[str, str]] = None) -> Dict[str, str]:

@@ -21,11 +21,14 @@ KINDS = ("qp", "cq", "mr", "pd", "cm_id")
 # librdmacm opens a device once and keeps it open as long as the process lives.
 OPEN_DEVICE = ("/dev/infiniband/uverbs", "anon_inode:[infinibandevent]")
 # verbsim's, too; and it has a thread that is the NIC, with files of its own:
-# its doorbell, its slot on the fabric and its sockets to other NICs.
+# its doorbell, its slot on the fabric and its sockets to other NICs; if it
+# holds pages, also io_uring, whose helpers come and go, and memory of its own.
 NIC_THREAD = "verbsim-nic"
+HELPER_THREADS = "iou-wrk-"
 NIC_FILES = collections.Counter({"anon_inode:[eventpoll]": 1,
                                  "anon_inode:[eventfd]": 2})
-NIC_NAMES = re.compile(r"socket$|.*/nic-\d+\.lock$")
+NIC_NAMES = re.compile(r"socket$|.*/nic-\d+\.lock$|/memfd:verbsim-|"
+                       r"anon_inode:\[io_uring\]$|/proc/\d+/pagemap$")
 RELEASE_SECONDS = 5
 
 
@@ -90,6 +93,8 @@ def _threads(pid):
                       encoding="utf-8") as comm:
                 names[comm.read().strip()] += 1
     has_nic = names.pop(NIC_THREAD, 0) > 0
+    for name in [name for name in names if name.startswith(HELPER_THREADS)]:
+        del names[name]
     return sum(names.values()), has_nic
 
 

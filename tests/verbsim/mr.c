@@ -12,6 +12,7 @@
  */
 #define _GNU_SOURCE
 #include "api.h"
+#include "hold.h"
 
 #include <inttypes.h>
 #include <linux/capability.h>
@@ -274,13 +275,17 @@ static int populate(void *addr, uint64_t bytes, int access)
 }
 
 /* Populates, and lets as much time pass as an adapter would need. */
-static int take_time(void *addr, uint64_t length, uint64_t bytes, int access,
-                     uint64_t delay_ns)
+static int take_time(VsMr *mr, uint64_t delay_ns)
 {
-    uint64_t start = vs_now_ns(), until;
-    int error = populate(addr, bytes, access);
-    uint64_t now = vs_now_ns();
+    void *addr = mr->ibv.addr;
+    uint64_t length = mr->ibv.length;
+    uint64_t start = vs_now_ns(), until, now;
+    int error = populate(addr, mr->pinned_bytes, mr->access);
 
+    if (!error) {
+        mr->hold = vs_hold_take(addr, length);
+    }
+    now = vs_now_ns();
     until = start + delay_ns + (error ? 0 : vs_shape_reg_cost(addr, length));
     if (until > now) {
         vs_sleep_ns(until - now);
@@ -296,6 +301,7 @@ static void account(VsMr *mr, uint64_t ns)
     vs_stats->mrs++;
     vs_stats->mrs_peak = MAX(vs_stats->mrs_peak, vs_stats->mrs);
     vs_stats->pinned_bytes += mr->pinned_bytes;
+    vs_stats->held_bytes += mr->hold ? mr->pinned_bytes : 0;
     vs_stats->pinned_peak = MAX(vs_stats->pinned_peak,
                                 vs_stats->pinned_bytes);
     VS_TRACE("register", "key=0x%x addr=%p length=%zu iova=0x%" PRIx64
@@ -315,10 +321,10 @@ static int reg_locked(VsMr *mr)
     }
     mr->ibv.context = pd->ibv.context;
     pthread_mutex_unlock(&vs_lock);
-    error = take_time(mr->ibv.addr, mr->ibv.length, mr->pinned_bytes,
-                      mr->access, delay_ns);
+    error = take_time(mr, delay_ns);
     pthread_mutex_lock(&vs_lock);
     if (!error && !give_key(mr)) {
+        vs_hold_drop(mr->hold);
         error = ENOMEM;
     }
     if (error) {
@@ -401,6 +407,7 @@ static int dereg_locked(VsMr *mr, uint64_t *delay_ns)
     vs_stats->deregistrations++;
     vs_stats->mrs--;
     vs_stats->pinned_bytes -= mr->pinned_bytes;
+    vs_stats->held_bytes -= mr->hold ? mr->pinned_bytes : 0;
     VS_TRACE("deregister", "key=0x%x addr=%p length=%zu", mr->ibv.lkey,
              mr->ibv.addr, mr->ibv.length);
     return 0;
@@ -416,6 +423,7 @@ int ibv_dereg_mr(struct ibv_mr *ibv)
     error = dereg_locked(mr, &delay_ns);
     pthread_mutex_unlock(&vs_lock);
     if (!error) {
+        vs_hold_drop(mr->hold);
         vs_sleep_ns(delay_ns);
         g_free(mr);
     }

@@ -9,6 +9,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #define _GNU_SOURCE
+#include "hold.h"
 #include "nic.h"
 
 #include <errno.h>
@@ -318,6 +319,7 @@ void vs_nic_start(void)
     vs_shape_load();
     vs_trace_start(vs_slot);
     vs_copy_check();
+    vs_hold_start();
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (epoll_fd < 0 || doorbell < 0 || !vs_nic_watch(listener, NULL) ||

@@ -14,13 +14,19 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #define _GNU_SOURCE
+#include "hold.h"
 #include "nic.h"
 
 #include <inttypes.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { PSN_MASK = 0xffffff, RNR_FOREVER = 7, WINDOW = 1024 };
+enum {
+    PSN_MASK = 0xffffff,
+    RNR_FOREVER = 7,
+    WINDOW = 1024,
+    STAGE_RETRY_NS = 1000000,   /* room for what is to be sent */
+};
 
 static VsSendWqe *entry(VsQp *qp, uint32_t index)
 {
@@ -111,6 +117,7 @@ static void complete_ready(VsQp *qp)
         if (wqe->status == IBV_WC_SUCCESS && lost_its_memory(qp, wqe)) {
             wqe->status = IBV_WC_LOC_PROT_ERR;
         }
+        vs_stage_drop(&wqe->stage, wqe->status == IBV_WC_SUCCESS);
         /* Counted first: a CQ that overruns flushes this queue at once. */
         index = qp->sq_done++;
         if (wqe->status != IBV_WC_SUCCESS) {
@@ -255,6 +262,12 @@ static void receiver_not_ready(VsQp *qp, VsSendWqe *wqe, const VsPkt *pkt)
 
 /* ----------------------------------------------------------------- sending */
 
+static bool expects_replies(const VsQp *qp)
+{
+    return qp->ex.qp_base.state == IBV_QPS_RTS ||
+           qp->ex.qp_base.state == IBV_QPS_SQD;
+}
+
 static bool keys_are_good(const VsQp *qp, const VsSendWqe *wqe)
 {
     return !lost_its_memory(qp, wqe);
@@ -334,9 +347,95 @@ static bool survives_faults(VsQp *qp, VsSendWqe *wqe, int control)
     }
 }
 
+/*
+ * The pieces of @wqe's memory, each region with a busy reference.  Their keys
+ * have been looked at since the lock was taken.
+ */
+static unsigned gather(const VsQp *qp, const VsSendWqe *wqe, VsMr **mrs,
+                       VsPiece *pieces)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < wqe->num_sge; i++) {
+        const struct ibv_sge *sge = &wqe->sge[i];
+
+        if (sge->length) {
+            mrs[n] = vs_mr_get(sge->lkey, vs_qp_pd(qp), sge->addr,
+                               sge->length, 0);
+            pieces[n] = (VsPiece) {
+                mrs[n]->hold, vs_mr_pointer(mrs[n], sge->addr), sge->length,
+            };
+            n++;
+        }
+    }
+    return n;
+}
+
+/* Reads @pieces without the lock.  False: @wqe is not to be sent any more. */
+static bool fill_stage(VsQp *qp, VsSendWqe *wqe, const VsPiece *pieces,
+                       unsigned n)
+{
+    uint32_t index = qp->sq_sent;
+    VsStage stage = wqe->stage;
+    bool good;
+
+    /* It is not the queue's yet: a flush must not give it to somebody else. */
+    wqe->stage = (VsStage) { 0 };
+    qp->busy++;
+    pthread_mutex_unlock(&vs_lock);
+    good = vs_stage_fill(&stage, pieces, n);
+    pthread_mutex_lock(&vs_lock);
+    qp->busy--;
+    if (qp->destroyed || !expects_replies(qp) || qp->sq_sent != index) {
+        vs_stage_drop(&stage, true);
+        return false;
+    }
+    wqe->stage = stage;
+    if (!good) {
+        qp->sq_sent++;
+        fail(qp, wqe, IBV_WC_LOC_PROT_ERR);
+    }
+    return good;
+}
+
+/*
+ * Makes a copy of what the region's pages have, as an adapter reads them now;
+ * one that is sent again has it already.  False: it is not to be sent, or not
+ * yet.
+ */
+static bool stage(VsQp *qp, VsSendWqe *wqe)
+{
+    VsPiece pieces[VS_MAX_SGE];
+    VsMr *mrs[VS_MAX_SGE];
+    bool held = false, good;
+    unsigned n;
+
+    if (!vs_holding || is_read(wqe) || wqe->flags & IBV_SEND_INLINE ||
+        wqe->stage.addr) {
+        return true;
+    }
+    n = gather(qp, wqe, mrs, pieces);
+    for (unsigned i = 0; i < n; i++) {
+        held |= pieces[i].hold != NULL;
+    }
+    good = !held;
+    if (held && vs_stage_take(&wqe->stage, wqe->length)) {
+        good = fill_stage(qp, wqe, pieces, n);
+    } else if (held) {
+        qp->req.hold_until_ns = vs_now_ns() + STAGE_RETRY_NS;
+    }
+    while (n) {
+        vs_mr_put(mrs[--n]);
+    }
+    pthread_cond_broadcast(&vs_idle);
+    return good;
+}
+
 static void transmit(VsQp *qp, VsSendWqe *wqe, uint32_t psn)
 {
     VsExtent extents[VS_MAX_SGE];
+    VsPiece pieces[VS_MAX_SGE];
+    VsMr *mrs[VS_MAX_SGE];
     bool is_inline = wqe->flags & IBV_SEND_INLINE;
     VsPkt pkt = {
         .kind = VS_PKT_REQUEST,
@@ -360,18 +459,16 @@ static void transmit(VsQp *qp, VsSendWqe *wqe, uint32_t psn)
                      wqe->inline_data, wqe->length);
         return;
     }
-    for (unsigned i = 0; i < wqe->num_sge && !is_read(wqe); i++) {
-        const struct ibv_sge *sge = &wqe->sge[i];
-
-        if (sge->length) {
-            /* The key has been looked at since the lock was taken. */
-            VsMr *mr = vs_mr_get(sge->lkey, vs_qp_pd(qp), sge->addr,
-                                 sge->length, 0);
-
-            extents[request.num_extents++] = (VsExtent) {
-                (uintptr_t)vs_mr_pointer(mr, sge->addr), sge->length,
-            };
-            vs_mr_put(mr);
+    if (wqe->stage.addr) {
+        extents[request.num_extents++] = (VsExtent) {
+            (uintptr_t)wqe->stage.addr, wqe->stage.bytes,
+        };
+    } else if (!is_read(wqe)) {
+        request.num_extents = gather(qp, wqe, mrs, pieces);
+        for (unsigned i = 0; i < request.num_extents; i++) {
+            extents[i] = (VsExtent) { (uintptr_t)pieces[i].addr,
+                                      pieces[i].bytes };
+            vs_mr_put(mrs[i]);
         }
     }
     vs_peer_send(qp->peer, &pkt, &request, sizeof(request), extents,
@@ -409,6 +506,9 @@ static bool send_next(VsQp *qp)
         if (!survives_faults(qp, wqe, control)) {
             return false;
         }
+    }
+    if (!stage(qp, wqe)) {
+        return false;
     }
     qp->sq_sent++;
     qp->req.reads += is_read(wqe);
@@ -452,12 +552,6 @@ void vs_requester_run(VsQp *qp)
 
 /* ----------------------------------------------------------------- replies */
 
-static bool expects_replies(const VsQp *qp)
-{
-    return qp->ex.qp_base.state == IBV_QPS_RTS ||
-           qp->ex.qp_base.state == IBV_QPS_SQD;
-}
-
 static void acknowledge(VsQp *qp, uint32_t end, uint64_t due_ns)
 {
     for (uint32_t i = qp->sq_done; i != end; i++) {
@@ -473,7 +567,7 @@ static void acknowledge(VsQp *qp, uint32_t end, uint64_t due_ns)
 static int fetch(VsQp *qp, const VsSendWqe *wqe, const VsPkt *pkt)
 {
     const VsExtent *from = vs_pkt_payload(pkt);
-    struct iovec local[VS_MAX_SGE];
+    VsPiece local[VS_MAX_SGE];
     struct iovec remote = { (void *)(uintptr_t)from->addr, from->length };
     VsMr *mrs[VS_MAX_SGE];
     unsigned n = 0;
@@ -491,15 +585,17 @@ static int fetch(VsQp *qp, const VsSendWqe *wqe, const VsPkt *pkt)
             result = VS_COPY_BAD_LOCAL;
             break;
         }
-        local[n].iov_base = vs_mr_pointer(mrs[n], sge->addr);
-        local[n++].iov_len = sge->length;
+        local[n] = (VsPiece) {
+            mrs[n]->hold, vs_mr_pointer(mrs[n], sge->addr), sge->length,
+        };
+        n++;
     }
     if (result == VS_COPY_OK && !vs_shape.no_copy) {
         pid_t pid = qp->peer->pid;
 
         qp->busy++;
         pthread_mutex_unlock(&vs_lock);
-        result = vs_copy(pid, local, n, &remote, 1, from->length);
+        result = vs_hold_copy(pid, local, n, &remote, 1, from->length);
         pthread_mutex_lock(&vs_lock);
         qp->busy--;
     }
@@ -629,6 +725,7 @@ void vs_requester_flush(VsQp *qp)
 {
     stop_timers(qp);
     while (qp->sq_done != qp->sq_posted) {
+        vs_stage_drop(&entry(qp, qp->sq_done)->stage, false);
         push_completion(qp, qp->sq_done++, IBV_WC_WR_FLUSH_ERR);
     }
     qp->sq_sent = qp->sq_posted;
@@ -639,6 +736,9 @@ void vs_requester_reset(VsQp *qp)
 {
     stop_timers(qp);
     vs_nic_forget(qp);
+    for (; qp->sq_done != qp->sq_posted; qp->sq_done++) {
+        vs_stage_drop(&entry(qp, qp->sq_done)->stage, false);
+    }
     qp->sq_posted = qp->sq_sent = qp->sq_done = qp->sq_free = 0;
     memset(&qp->req, 0, sizeof(qp->req));
     vs_requester_init(qp);

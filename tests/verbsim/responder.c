@@ -12,6 +12,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #define _GNU_SOURCE
+#include "hold.h"
 #include "nic.h"
 
 #include <inttypes.h>
@@ -41,7 +42,7 @@ typedef struct Job {
     const VsRequest *request;
     uint64_t due_ns;            /* the packet's, unless a fault delays it */
     VsMr *mrs[VS_MAX_SGE];
-    struct iovec local[VS_MAX_SGE];
+    VsPiece local[VS_MAX_SGE];
     unsigned num_mrs, num_local;
     bool takes_receive;
     uint32_t receive;           /* its index */
@@ -256,8 +257,9 @@ static bool aim_at_receive(Job *job)
             return false;
         }
         job->mrs[job->num_mrs++] = mr;
-        job->local[job->num_local].iov_base = vs_mr_pointer(mr, sge->addr);
-        job->local[job->num_local++].iov_len = length;
+        job->local[job->num_local++] = (VsPiece) {
+            mr->hold, vs_mr_pointer(mr, sge->addr), length,
+        };
         left -= length;
     }
     return true;
@@ -284,8 +286,9 @@ static bool aim_at_key(Job *job, unsigned access)
         return false;
     }
     job->mrs[job->num_mrs++] = mr;
-    job->local[0].iov_base = vs_mr_pointer(mr, request->remote_addr);
-    job->local[0].iov_len = request->length;
+    job->local[0] = (VsPiece) {
+        mr->hold, vs_mr_pointer(mr, request->remote_addr), request->length,
+    };
     job->num_local = 1;
     return true;
 }
@@ -296,8 +299,8 @@ static int copy_inline(const Job *job)
     struct iovec remote = { (void *)(uintptr_t)from, job->request->length };
 
     /* Through the kernel, too: the receive's memory may be gone. */
-    return vs_copy(getpid(), job->local, job->num_local, &remote, 1,
-                   job->request->length);
+    return vs_hold_copy(getpid(), job->local, job->num_local, &remote, 1,
+                        job->request->length);
 }
 
 /* Moves the data, without the lock. */
@@ -319,8 +322,8 @@ static int move(Job *job)
     job->qp->busy++;
     pthread_mutex_unlock(&vs_lock);
     result = request->num_extents
-             ? vs_copy(pid, job->local, job->num_local, remote,
-                       request->num_extents, request->length)
+             ? vs_hold_copy(pid, job->local, job->num_local, remote,
+                            request->num_extents, request->length)
              : copy_inline(job);
     pthread_mutex_lock(&vs_lock);
     job->qp->busy--;
@@ -421,6 +424,49 @@ static bool find_receive(Job *job)
     return true;
 }
 
+/* No more Reads than these can be under way; twice, for those repeated. */
+static void drop_old_stages(VsQp *qp)
+{
+    while (g_queue_get_length(&qp->resp.stages) > 2 * vs_shape.max_rd_atomic) {
+        VsStage *stage = g_queue_pop_head(&qp->resp.stages);
+
+        vs_stage_drop(stage, true);
+        g_free(stage);
+    }
+}
+
+/*
+ * What is to be fetched from: the region's memory, or, if its pages are held,
+ * what these have.  False: it cannot be had, now.
+ */
+static bool offer(Job *job, VsExtent *extent)
+{
+    VsQp *qp = job->qp;
+    VsPiece *piece = &job->local[0];
+    VsStage *stage;
+    bool good;
+
+    *extent = (VsExtent) { (uintptr_t)piece->addr, job->request->length };
+    if (!job->num_local || !piece->hold) {
+        return true;
+    }
+    stage = g_new0(VsStage, 1);
+    if (!vs_stage_take(stage, piece->bytes)) {
+        g_free(stage);
+        return false;
+    }
+    qp->busy++;
+    pthread_mutex_unlock(&vs_lock);
+    good = vs_stage_fill(stage, piece, 1);
+    pthread_mutex_lock(&vs_lock);
+    qp->busy--;
+    pthread_cond_broadcast(&vs_idle);
+    extent->addr = (uintptr_t)stage->addr;
+    g_queue_push_tail(&qp->resp.stages, stage);
+    drop_old_stages(qp);
+    return good && can_respond(qp);
+}
+
 static void respond_read(Job *job)
 {
     VsQp *qp = job->qp;
@@ -436,8 +482,11 @@ static void respond_read(Job *job)
     if (!aim_at_key(job, IBV_ACCESS_REMOTE_READ)) {
         return;
     }
-    extent = (VsExtent) { (uintptr_t)job->local[0].iov_base,
-                          job->request->length };
+    if (!offer(job, &extent)) {
+        release(job);
+        tell_lost(job->qp->peer, job->pkt);
+        return;
+    }
     release(job);
     vs_stats->rx_read++;
     vs_stats->rx_read_bytes += extent.length;
@@ -565,6 +614,7 @@ void vs_responder_packet(VsPeer *peer, const VsPkt *pkt)
 void vs_responder_init(VsQp *qp)
 {
     g_queue_init(&qp->resp.effects);
+    g_queue_init(&qp->resp.stages);
     qp->resp.timer.fire = timer_fired;
     qp->resp.timer.opaque = qp;
 }
@@ -601,9 +651,15 @@ void vs_responder_flush(VsQp *qp)
 
 void vs_responder_reset(VsQp *qp)
 {
+    VsStage *stage;
+
     vs_timer_clear(&qp->resp.timer);
     vs_nic_forget(qp);
     g_queue_clear_full(&qp->resp.effects, g_free);
+    while ((stage = g_queue_pop_head(&qp->resp.stages))) {
+        vs_stage_drop(stage, false);
+        g_free(stage);
+    }
     qp->rq_posted = qp->rq_taken = qp->rq_free = 0;
     memset(&qp->resp, 0, sizeof(qp->resp));
     vs_responder_init(qp);

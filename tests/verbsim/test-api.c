@@ -399,6 +399,8 @@ int main(int argc, char **argv)
     int fd = g_file_open_tmp("verbsim-XXXXXX.faults", &script, NULL);
     int status;
 
+    /* What happens to addresses without memory; test-pages.c has the other. */
+    g_setenv("VERBSIM_PAGES", "follow", true);
     g_test_init(&argc, &argv, NULL);
     g_assert_cmpint(write(fd, SCRIPT, strlen(SCRIPT)), ==, strlen(SCRIPT));
     close(fd);

@@ -146,6 +146,7 @@ static const struct {
     COUNTER(rnr_naks), COUNTER(retransmits), COUNTER(naks), COUNTER(link_lost),
     COUNTER(turns),
     COUNTER(cm_events), COUNTER(faults),
+    COUNTER(held_bytes), COUNTER(replaced_pages),
 };
 
 /* control[] comes last, and nothing is without a name. */

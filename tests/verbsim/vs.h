@@ -17,6 +17,7 @@
  *   nic        the thread: event loop, timers, doorbell
  *   peer       channels to other NICs and their packets
  *   mr         protection domains and memory regions
+ *   hold       the pages that a region consisted of, if they are held
  *   cq         completion queues and channels
  *   qp         queue pairs: states, posting
  *   requester  send queue -> packets -> completions, retries
@@ -54,6 +55,7 @@ typedef struct VsTimer VsTimer;
 typedef struct VsContext VsContext;
 typedef struct VsPd VsPd;
 typedef struct VsMr VsMr;
+typedef struct VsHold VsHold;
 typedef struct VsChannel VsChannel;
 typedef struct VsCq VsCq;
 typedef struct VsQp VsQp;
@@ -146,6 +148,7 @@ typedef struct VsStats {
     uint64_t rnr_naks, retransmits, naks, link_lost;
     uint64_t turns;             /* a message sent after one received, per QP */
     uint64_t cm_events, faults;
+    uint64_t held_bytes, replaced_pages;
     uint64_t control[32];       /* SENDs by control type of migration's v1 */
 } VsStats;
 
@@ -340,6 +343,7 @@ struct VsMr {
     uint64_t iova;
     int access;
     uint64_t pinned_bytes;      /* whole pages */
+    VsHold *hold;               /* those pages; NULL: go by the addresses */
     unsigned busy;              /* copies under way; dereg waits for them */
 };
 
@@ -392,6 +396,15 @@ void vs_cq_unfrozen(void);
 
 /* --------------------------------------------------------------------- qp */
 
+/*
+ * A copy of what an adapter has read from a region, until the peer has fetched
+ * it; see hold.h.
+ */
+typedef struct VsStage {
+    char *addr;                 /* NULL: none */
+    size_t bytes;
+} VsStage;
+
 typedef struct VsSendWqe {
     uint64_t wr_id;
     enum ibv_wr_opcode opcode;
@@ -407,6 +420,7 @@ typedef struct VsSendWqe {
     bool done;                  /* answered; completes when those before have */
     bool tried;                 /* sent before: faults are asked only once */
     int control;                /* of a SEND that was tried: its control type */
+    VsStage stage;              /* its data, if pages are held */
     uint64_t due_ns;            /* complete not before */
 } VsSendWqe;
 
@@ -452,6 +466,7 @@ struct VsQp {
         bool nak_sent;          /* drop until the expected one comes again */
         bool established;       /* a request came before RTS: COMM_EST */
         GQueue effects;         /* results not due yet */
+        GQueue stages;          /* VsStage *, of answers to Reads */
         VsTimer timer;
         uint32_t ack_psn;       /* to be sent if ack_wanted */
         uint64_t ack_due_ns;

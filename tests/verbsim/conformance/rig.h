@@ -48,6 +48,11 @@ const struct ibv_device_attr *rig_limits(void);
  */
 bool differs(const char *what);
 bool rig_is_verbsim(void);
+/*
+ * Before the device is used: can it be opened, in verbsim's mode that holds
+ * pages?  If not, a line says that the whole program is skipped, and why.
+ */
+bool rig_can_hold(void);
 
 /* The device's own address: $RMIG_LAB_ADDR4/6, otherwise 127.0.0.1 and ::1. */
 struct sockaddr_storage rig_address(int family, uint16_t port);

@@ -22,7 +22,7 @@ static RigChild *child_with(const char *role, const char *script)
     return rig_child_with(role, "VERBSIM_FAULTS", path);
 }
 
-/* ------------------------------------------------------ receives are refused */
+/* ------------------------------------------------------------ no receives */
 
 /* What has come is there; nothing can take its place, on any queue pair. */
 static void role_refuse(void)
@@ -76,7 +76,7 @@ static void test_refused_for(void)
     refuse("on recv: refuse-receives for 50ms\n", true);
 }
 
-/* ------------------------------------------------------- the program is stuck */
+/* ------------------------------------------------------------------- stuck */
 
 static void role_stuck(void)
 {
