@@ -63,6 +63,11 @@ class Qmp:
 
     def cmd(self, command: str, timeout: float = 0, **arguments: Any) -> Any:
         """Run a command; '_' in an argument's name stands for '-'."""
+        self.send(command, timeout, **arguments)
+        return self.receive(command, timeout)
+
+    def send(self, command: str, timeout: float = 0, **arguments: Any) -> None:
+        """Only ask; receive() must come before the next command."""
         request: Dict[str, Any] = {"execute": command}
         if arguments:
             request["arguments"] = {name.replace("_", "-"): value
@@ -73,6 +78,10 @@ class Qmp:
             self._sock.sendall(json.dumps(request).encode() + b"\n")
         except (ConnectionError, socket.timeout) as error:
             raise QmpClosed("QEMU's monitor is gone") from error
+
+    def receive(self, command: str, timeout: float = 0) -> Any:
+        """The answer to @command, which was sent."""
+        limit = timeout or self._timeout
         deadline = time.monotonic() + limit
         while True:
             try:

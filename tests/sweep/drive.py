@@ -45,8 +45,10 @@ MONITOR_SECONDS = 5
 SLACK_SECONDS = 15
 # Of the events that librdmacm shows; stock lets it manage the queue pair.
 WORDS = {
-    "ours": {"answer": "CONNECT_RESPONSE", "setup": "2", "first": "3"},
-    "stock": {"answer": "ESTABLISHED", "setup": "4", "first": "5"},
+    "ours": {"answer": "CONNECT_RESPONSE", "setup": "2", "first": "3",
+             "last": "2"},
+    "stock": {"answer": "ESTABLISHED", "setup": "4", "first": "5",
+              "last": "3"},
 }
 
 def words(kind: str) -> Dict[str, str]:
@@ -60,6 +62,8 @@ PROBLEMS = {
     "unreached": "the fault never struck",
     "crash": "a QEMU crashed",
     "hang": "the migration does not end",
+    "two": "two guests run",
+    "none": "no guest is left that could run on",
     "guest": "the source's guest does not run on",
     "broke": "it failed, though it should survive",
     "unnoticed": "it completed, though it cannot have",
@@ -67,6 +71,7 @@ PROBLEMS = {
     "destination": "the destination does not notice",
     "leak": "verbs objects or pinned memory stay behind",
     "error": "no error names the cause",
+    "silent": "query-migrate does not say what the source waits for",
     "monitor": f"the monitor was blocked for more than {MONITOR_SECONDS} s",
     "next": "a following migration fails",
 }
@@ -89,6 +94,8 @@ class Result:
     notes: List[str] = dataclasses.field(default_factory=list)
     errors: Dict[str, str] = dataclasses.field(default_factory=dict)
     slowest_s: float = 0.0      # answer of the source's monitor
+    guest: str = ""             # where it ended: "here" is the source
+    waited_for: str = ""        # by a source that was cancelled for it
     spent: float = 0.0
 
     @property
@@ -108,6 +115,7 @@ class SimPair(VmPair):
 
     def __init__(self, fabric: Fabric, qemu: str) -> None:
         self._fabric = fabric
+        self.qemu = qemu
         super().__init__(qemu, qemu, WORKLOAD, machine=MACHINE)
 
     def _new_vm(self, name: str, qemu: str) -> Vm:
@@ -425,13 +433,23 @@ class Drive:
     def after_failure(self) -> None:
         self.guest_runs()
         self.destination_ends()
+        self.one_guest()
         self.names_cause()
         self.released(self.source, {})
         self.next_migration()
 
+    def one_guest(self) -> None:
+        """The source's runs on, so the destination's must not."""
+        there = self.pair.there
+        with contextlib.suppress(QmpClosed, QmpTimeout):
+            if there.alive() and there.status() == "running":
+                self.result.bad("two")
+
     def after_completion(self) -> None:
         try:
             self.pair.there.wait_status("running", "paused")
+            if self.source.status() == "running":
+                self.result.bad("two")
             self.pair.verify()
             self.pair.resume_destination()
             self.pair.guest_verify()
@@ -556,35 +574,44 @@ def profile() -> str:
 
 
 @contextlib.contextmanager
-def _fabric_for(folder: pathlib.Path, trace: bool) -> Iterator[Fabric]:
+def _fabric_for(folder: pathlib.Path, trace: bool,
+                bandwidth: str) -> Iterator[Fabric]:
     script = folder / "faults"
     script.write_text("")
-    yield Fabric(folder / "fabric", faults=script, profile=profile(),
+    shape = profile()
+    if bandwidth:
+        own = folder / "slow.profile"
+        own.write_text(PROFILE.read_text(encoding="utf-8").replace(
+            "bandwidth = unlimited", f"bandwidth = {bandwidth}"),
+            encoding="utf-8")
+        shape = str(own)
+    yield Fabric(folder / "fabric", faults=script, profile=shape,
                  trace=folder / "trace" if trace else None)
 
 
-def run_case(case: Case, kind: str, qemu: str, patience_s: float,
-             trace: str = "") -> Result:
-    """@kind: ours or stock; @patience_s: when a hang is one (at least).
+def run_case(case: Any, kind: str, qemu: str, patience_s: float,
+             trace: str = "", make: Any = Drive) -> Result:
+    """@kind: ours or stock; @patience_s: when a hang is one (at least);
+    @make: Drive, or what drives cases of another kind.
 
     A phase may be over before the fault strikes, on a busy machine: it gets
     three chances, and then the case has failed.
     """
     began = time.monotonic()
     for _ in range(ATTEMPTS):
-        result = _attempt(case, kind, qemu, patience_s, trace)
+        result = _attempt(case, kind, qemu, patience_s, trace, make)
         if "unreached" not in result.problems:
             break
     result.spent = time.monotonic() - began
     return result
 
 
-def _attempt(case: Case, kind: str, qemu: str, patience_s: float,
-             trace: str) -> Result:
+def _attempt(case: Any, kind: str, qemu: str, patience_s: float,
+             trace: str, make: Any) -> Result:
     with tempfile.TemporaryDirectory(prefix="case-") as name:
         folder = pathlib.Path(trace or name)
-        with _fabric_for(folder, bool(trace)) as fabric, \
+        with _fabric_for(folder, bool(trace), case.bandwidth) as fabric, \
                 SimPair(fabric, qemu) as pair:
-            drive = Drive(case, kind, fabric, pair, patience_s)
+            drive = make(case, kind, fabric, pair, patience_s)
             (folder / "faults").write_text(drive.script())
             return drive.run()

@@ -33,8 +33,8 @@ ANYTHING: Events = {
     (LATER, DESTINATION): "recv REGISTER_FINISHED",
     (COMPLETION, SOURCE): "send REGISTER_FINISHED",
     (COMPLETION, DESTINATION): "recv REGISTER_FINISHED",
-    (DEVICE, SOURCE): "send QEMU_FILE 3",
-    (DEVICE, DESTINATION): "recv QEMU_FILE 3",
+    (DEVICE, SOURCE): "send QEMU_FILE {last}",
+    (DEVICE, DESTINATION): "recv QEMU_FILE {last}",
     # Only on the second connection does the source say READY, or the
     # destination send stream.
     (RETURN, SOURCE): "send READY",
@@ -66,7 +66,7 @@ RECVS: Events = {
     (COMPLETION, SOURCE): "recv READY",
     (COMPLETION, DESTINATION): "recv REGISTER_FINISHED",
     (DEVICE, SOURCE): "recv READY 3",
-    (DEVICE, DESTINATION): "recv QEMU_FILE 3",
+    (DEVICE, DESTINATION): "recv QEMU_FILE {last}",
     (RETURN, SOURCE): "recv QEMU_FILE",
     (RETURN, DESTINATION): "recv READY",
 }
@@ -296,6 +296,8 @@ class Case:
         out, over whatever transport; and a stopped source just waits."""
         return self.phase in (COMPLETION, DEVICE) or (
             self.fault.signal == "SIGSTOP" and self.side == SOURCE)
+
+    bandwidth = ""              # of the link: as the machine copies
 
     @property
     def survives(self) -> bool:

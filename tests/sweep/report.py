@@ -11,7 +11,8 @@ from drive import PROBLEMS, Result
 Key = Tuple[str, str, str, str]         # qemu, fault, phase, side
 
 # In cells; "hang" and "crash" are spelt out.
-MARKS = {"unreached": "?", "guest": "guest lost", "broke": "breaks",
+MARKS = {"unreached": "?", "two": "two guests", "none": "no guest",
+         "silent": "S", "guest": "guest lost", "broke": "breaks",
          "unnoticed": "unnoticed", "damage": "damage", "crash": "crash",
          "hang": "hang", "destination": "D", "leak": "L", "error": "E",
          "monitor": "M", "next": "N"}
