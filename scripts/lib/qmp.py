@@ -35,6 +35,7 @@ class Qmp:
         self._timeout = timeout
         self._buffer = b""
         self.version = ""
+        self._asked = 0
         self.events: List[Dict[str, Any]] = []
 
     def negotiate(self) -> None:
@@ -68,7 +69,8 @@ class Qmp:
 
     def send(self, command: str, timeout: float = 0, **arguments: Any) -> None:
         """Only ask; receive() must come before the next command."""
-        request: Dict[str, Any] = {"execute": command}
+        self._asked += 1
+        request: Dict[str, Any] = {"execute": command, "id": self._asked}
         if arguments:
             request["arguments"] = {name.replace("_", "-"): value
                                     for name, value in arguments.items()}
@@ -91,6 +93,8 @@ class Qmp:
                                  "the monitor is blocked") from None
             if "event" in message:
                 self.events.append(message)
+            elif message.get("id", self._asked) != self._asked:
+                continue        # of a command that was not waited for
             elif "error" in message:
                 raise QmpError(command, message["error"])
             elif "return" in message:
