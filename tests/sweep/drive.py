@@ -409,6 +409,10 @@ class Drive:
         info = vm.migration()
         result.errors["destination"] = "\n".join(
             [info.get("error-desc", ""), vm.stderr_text()]).strip()
+        if self.case.fault.for_ever:
+            vm.signal(signal.SIGKILL)
+            vm.wait_exit(60)
+            return
         listens = status in ("none", "setup")
         self.released(vm, {"cm_id": 1, "cm_channel": 1} if listens else {})
 
@@ -558,8 +562,9 @@ class Drive:
                 self.watcher.join()
         for vm in (self.source, self.pair.destination):
             code = vm.process.poll() if vm and vm.process else None
+            ours = self.killed or self.case.fault.for_ever
             if (code is not None and code < 0
-                    and not (self.killed and vm is self.victim)):
+                    and not (ours and vm is self.victim)):
                 self.result.bad("crash", vm.stderr_tail())
         if self.result.problems:
             self.result.notes.append(self.source.stderr_tail())

@@ -80,6 +80,11 @@ REGISTRATIONS: Events = {
     (RETURN, SOURCE): "register {setup}",
     (RETURN, DESTINATION): "register {setup}",
 }
+# Only a worker of the destination's waits for it.
+STUCK: Events = {
+    (SETUP, DESTINATION): "register {setup}",
+    (FIRST, DESTINATION): "register {first}",
+}
 # The first news of a connection, and that it stands or is over.
 CM_EARLY: Events = {
     (CONNECTING, SOURCE): "cm ROUTE_RESOLVED",
@@ -133,6 +138,7 @@ class Fault:
     limit_s: float = 5
     repeats: bool = False           # every event from the first one on
     undo: str = ""                  # before the following migration
+    for_ever: bool = False          # its own side never gets rid of it
 
     @property
     def signal(self) -> str:
@@ -179,6 +185,9 @@ FAULTS: List[Fault] = [
           own="Cannot allocate memory", peer=REFUSED, repeats=True),
     Fault("registration: EPERM", REGISTRATIONS, "fail EPERM", NO_REGISTER,
           own="not permitted", peer=REFUSED, repeats=True),
+    # Its adapter lives, and so does its main loop.
+    Fault("registration: never ends", STUCK, "delay 1000s", NO_REGISTER,
+          own=LOST, peer="timed out", limit_s=30, for_ever=True),
     Fault("a message 2 s late", SENDS, "delay 2s", NO_SEND, own=NO_ERROR,
           survives=True, limit_s=20),
     Fault("CM event 2 s late", CM_EARLY, "delay 2s", NO_CM, own=NO_ERROR,
@@ -230,6 +239,7 @@ SHORT = {
     ("link down for 1 s", LATER, SOURCE),
     ("registration: ENOMEM", FIRST, SOURCE),
     ("registration: EPERM", SETUP, DESTINATION),
+    ("registration: never ends", FIRST, DESTINATION),
     ("a message 2 s late", RETURN, DESTINATION),
     ("CM event 2 s late", CONNECTING, SOURCE),
     ("CM event twice", CONNECTING, DESTINATION),
@@ -278,7 +288,8 @@ class Case:
     @property
     def pin_all(self) -> bool:
         """Only then is anything registered during setup."""
-        return self.phase == SETUP and self.fault.events is REGISTRATIONS
+        return self.phase == SETUP and self.fault.events in (REGISTRATIONS,
+                                                             STUCK)
 
     @property
     def return_path(self) -> bool:

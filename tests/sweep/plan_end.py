@@ -50,6 +50,7 @@ class EndFault:
     waits: bool = False         # the source, until it is cancelled
     undo: str = ""              # by verbsim, when the source has ended
     also: Tuple[str, ...] = ()  # further options it is tried with
+    for_ever = False
 
 
 def slow(seconds: int) -> List[EndFault]:
@@ -151,6 +152,8 @@ class EndCase:
     def event(self) -> str:
         """Where the rule strikes: as it leaves, or as it has come."""
         says, message = SAYS[self.step]
+        if self.step == REPORT and self.held:
+            message = "QEMU_FILE"       # counted from pre-switchover on
         side = self.side
         return f"{'send' if side == says else 'recv'} {message}"
 
