@@ -19,14 +19,15 @@ from drive import (ADDRESS, HOLD, MACHINE, SLACK_SECONDS, STOP_SECONDS,
 from guest import GuestError
 from plan_end import SOURCE, EndCase
 from qmp import QmpClosed, QmpError, QmpTimeout
-from slowdisk import DEVICE, NO_DISK, SlowDisk
+from slowdisk import NO_DISK, SlowDisk
 from ram import compare_ram
 from verbsim import VerbsimError
 from vmpair import FINAL_STATES, Vm, VmError
 
-BITMAP_BYTES = 16 << 20
-BIG_DISK = ("-blockdev", f"driver=null-co,node-name=disk0,"
-            f"size={BITMAP_BYTES * 8 * 512}", *DEVICE)
+BITMAP_BYTES = 32 << 20
+BIG_BYTES = BITMAP_BYTES * 8 * 512
+BIG_DISK = ("-blockdev", f"driver=null-co,node-name=disk0,size={BIG_BYTES}")
+LONG_MS = 2000000               # QEMU counts a bitmap's bits as bytes
 WAIT_SECONDS = 3                # it must still be waiting then
 CANCEL_SECONDS = 5
 LEFT_STOPPED = "was told to start the guest and did not confirm it"
@@ -148,10 +149,13 @@ class EndDrive(Drive):
         self.source.set_capabilities(pause_before_switchover=case.held)
         self.source.set_parameters(
             max_bandwidth=UNLIMITED,
-            downtime_limit=60000 if self.word == "large" else 300)
+            downtime_limit=LONG_MS if self.word == "large" else 300)
         if self.word == "large":
             self.source.qmp.cmd("block-dirty-bitmap-add", node="disk0",
                                 name="backup", granularity=512)
+            # A bitmap without a bit set is not sent.
+            for at in range(0, BIG_BYTES, 1 << 30):
+                self.source.qmp.hmp(f'qemu-io disk0 "write -z {at} 1G"')
         target = f"rdma:{ADDRESS}:4444"
         self.pair.there.qmp.cmd("migrate-incoming", exit_on_error=False,
                                 uri=target)
@@ -260,6 +264,11 @@ class EndDrive(Drive):
         if here == "gone":
             return self.pair.there if taken else None
         if result.ended == "completed":
+            if self.killed and there == "gone" and self.case.step in (
+                    plan_end.STARTED, plan_end.REPORT):
+                # Killed with the guest that it had, as any QEMU may be.
+                result.guest = "killed there"
+                return None
             if not taken:
                 result.bad("none", f"completed, and the destination is "
                            f"{there}")
@@ -333,6 +342,7 @@ class EndDrive(Drive):
             result.guest += "here" if vm is self.source else "there"
             self.has_guest(vm)
         elif not self.killed and not result.problems:
+            # Only who was killed may have taken it along.
             result.bad("none")
         for vm in (self.source, self.pair.there):
             if vm.alive():
