@@ -520,9 +520,8 @@ class Drive:
             return
         self.wait_for_end()
         completed = self.result.ended == "completed"
-        expected = self.case.survives or self.case.fault.either
         if completed:
-            if not expected:
+            if not self.case.may_complete:
                 self.result.bad("unnoticed")
             self.after_completion()
         else:
