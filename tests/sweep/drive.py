@@ -380,6 +380,11 @@ class Drive:
             return
         if self.stopped and self.case.side == DESTINATION:
             vm.signal(signal.SIGCONT)
+        if self.case.fault.for_ever:
+            vm.signal(signal.SIGKILL)
+            vm.wait_exit(60)
+            result.destination = "killed"
+            return
         waits = {"failed", "completed"}
         if self.case.phase == plan.CONNECTING:
             waits |= {"none", "setup"}  # it listens on
@@ -409,10 +414,6 @@ class Drive:
         info = vm.migration()
         result.errors["destination"] = "\n".join(
             [info.get("error-desc", ""), vm.stderr_text()]).strip()
-        if self.case.fault.for_ever:
-            vm.signal(signal.SIGKILL)
-            vm.wait_exit(60)
-            return
         listens = status in ("none", "setup")
         self.released(vm, {"cm_id": 1, "cm_channel": 1} if listens else {})
 

@@ -138,7 +138,7 @@ class Fault:
     limit_s: float = 5
     repeats: bool = False           # every event from the first one on
     undo: str = ""                  # before the following migration
-    for_ever: bool = False          # its own side never gets rid of it
+    for_ever: bool = False          # its own side is stuck, so nothing is asked
 
     @property
     def signal(self) -> str:
