@@ -28,6 +28,7 @@
 #include <string.h>
 
 #include "blocks.h"
+#include "end.h"
 #include "mirror.h"
 #include "peer.h"
 #include "ram.h"
@@ -77,7 +78,7 @@ static struct {
     RMigSource *source;
     FuzzQp *main, *back;
     bool failed;
-    bool committed, started; /* START was sent, a STARTED has come */
+    FuzzEnd end;
     bool pinned; /* before the first page, as in version 1 */
     bool batch;
     uint64_t pin_limit;  /* of the source; 0: none */
@@ -119,13 +120,7 @@ static void executed(FuzzQp *qp, const FuzzWr *wr)
     if (!rmig_wire_message_unpack(wr->addr, wr->bytes, &msg, NULL)) {
         fuzz_die("a message changed while it was sent");
     }
-    if ((msg.type == RMIG_WIRE_LOAD_REQUEST || msg.type == RMIG_WIRE_START) &&
-        !rmig_source_hands_over(f.source)) {
-        fuzz_die("the guest is handed over, but that was not granted");
-    }
-    if (msg.type == RMIG_WIRE_START && !f.committed) {
-        fuzz_die("the guest is given away, but nobody said so");
-    }
+    fuzz_end_sent(&f.end, f.source, msg.type);
     fuzz_peer_take(&f.peer, &msg, qp != f.main);
 }
 
@@ -140,7 +135,7 @@ static void arriving(FuzzQp *qp, const uint8_t *data, size_t bytes)
         return;
     }
     f.mirror.readies += msg.type == RMIG_WIRE_READY;
-    f.started |= f.committed && msg.type == RMIG_WIRE_STARTED;
+    fuzz_end_arriving(&f.end, msg.type);
     if (msg.type == RMIG_WIRE_REGISTER_RESULT) {
         for (uint32_t i = 0; i < msg.n_records; i++) {
             RMigWireResult result;
@@ -499,39 +494,6 @@ static bool finish(void)
     return true;
 }
 
-/* No success that nobody has confirmed; returns whether there is one */
-static bool give_away(void)
-{
-    GError *err = NULL;
-    bool starts;
-
-    fuzz_schedule_call();
-    if (!check(rmig_source_wait_loaded(f.source, &starts, &err), &err,
-               "loaded", f.main) ||
-        !check(rmig_source_commit(f.source, &err), &err, "commit", NULL)) {
-        return false;
-    }
-    f.committed = true;
-    fuzz_schedule_call();
-    if (!check(rmig_source_start(f.source, &err), &err, "start", f.main)) {
-        return false;
-    }
-    if (!f.started) {
-        fuzz_die("the guest is gone, but nobody has confirmed it");
-    }
-    return true;
-}
-
-/* After it the return path must bring something, or end */
-static bool end(void)
-{
-    GError *err = NULL;
-
-    fuzz_schedule_call();
-    return check(rmig_source_end(f.source, &err), &err, "end", f.main) &&
-           (!rmig_source_hands_over(f.source) || give_away());
-}
-
 static bool write_stream(uint8_t bytes)
 {
     static uint8_t junk[600000];
@@ -710,7 +672,7 @@ static void migrate(void)
              fuzz_check(rmig_source_end(f.source, &err), &err, "again"))) {
             fuzz_die("a round succeeds after a failure");
         }
-    } else if (finish() && end()) {
+    } else if (finish() && fuzz_end(&f.end, f.source, f.main, check)) {
         read_back(true);
     }
 }
@@ -746,9 +708,10 @@ static void fill_ram(void)
 
 /*
  * Extensions, by two bytes.  The first: 0 not BATCH, 1 not BUDGET nor HANDOVER
- * (nor BATCH: the source does not offer them), 2-3 what the destination can register, 4-5 what
- * it announces, 6 the source's own limit, 7 the private data are the next 24
- * choices.  The second: what the source is told about its dirty pages.
+ * (nor BATCH: the source does not offer them), 2-3 what the destination can
+ * register, 4-5 what it announces, 6 the source's own limit, 7 the private data
+ * are the next 24 choices.  The second: what the source is told about its dirty
+ * pages.
  */
 static void choose_extensions(RMigSourceConfig *config)
 {

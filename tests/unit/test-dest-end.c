@@ -200,6 +200,15 @@ static void start_and_break(RMigLink *link)
                                      RMIG_VERBS_ERROR_COMPLETION, "broken"));
 }
 
+static void start_and_time_out(RMigLink *link)
+{
+    Fixture *f = link->peer_opaque;
+
+    arrive(f, RMIG_WIRE_START);
+    rmig_link_fail(link, g_error_new(RMIG_LINK_ERROR, RMIG_LINK_ERROR_TIMEOUT,
+                                     "timed out"));
+}
+
 static void start_and_close(RMigLink *link)
 {
     Fixture *f = link->peer_opaque;
@@ -212,21 +221,19 @@ static void start_and_close(RMigLink *link)
 /* START is the point of no return, but for a source that takes it back */
 static void test_with_start(void)
 {
+    static void (*const ends[])(RMigLink *link) = {
+        start_and_break, start_and_close, start_and_time_out,
+    };
     Fixture f;
 
-    setup_end(&f);
-    f.link->peer_opaque = &f;
-    f.link->patience = start_and_break;
-    fake_link_script_type(f.link, RMIG_WIRE_LOAD_REQUEST);
-    g_assert_true(rmig_dest_hand_over(f.dest, true, NULL));
-    teardown(&f);
-
-    setup_end(&f);
-    f.link->peer_opaque = &f;
-    f.link->patience = start_and_close;
-    fake_link_script_type(f.link, RMIG_WIRE_LOAD_REQUEST);
-    g_assert_true(rmig_dest_hand_over(f.dest, true, NULL));
-    teardown(&f);
+    for (size_t i = 0; i < G_N_ELEMENTS(ends); i++) {
+        setup_end(&f);
+        f.link->peer_opaque = &f;
+        f.link->patience = ends[i];
+        fake_link_script_type(f.link, RMIG_WIRE_LOAD_REQUEST);
+        g_assert_true(rmig_dest_hand_over(f.dest, true, NULL));
+        teardown(&f);
+    }
 
     setup_end(&f);
     f.link->peer_opaque = &f;

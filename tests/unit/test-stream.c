@@ -309,7 +309,7 @@ static void test_read_unpostable(void)
 
     setup(&f, false);
     script_data(&f, "last", 4);
-    f.link->verbs->fail_post = 1; /* READY is sent, its receive is not */
+    f.link->verbs->fail_post = 2; /* behind two READYs, the receive */
     assert_reads(&f, 8, "last");
     g_assert_cmpint(rmig_stream_read(&f.stream, buf, 8, true, &err), ==, -1);
     g_assert_error(err, RMIG_VERBS_ERROR, RMIG_VERBS_ERROR_FAILED);
