@@ -115,10 +115,11 @@ def _legend(kept: Iterable[Result]) -> List[str]:
     for problem, text in PROBLEMS.items():
         if problem in seen:
             lines.append(f"- **{MARKS[problem]}**: {text}")
-    lines += ["", "\\+ : the destination has completed as well: only its report "
-              "of that was lost.", "Whoever manages the two must let one guest "
-              "run; libvirt starts the destination", "with -S for that, as "
-              "is done here.", "", "– : the fault cannot happen there:", ""]
+    lines += ["", "\\+ : the destination has completed as well: only its word "
+              "for that was lost.", "It was started with -S, as by libvirt, and "
+              "starts nothing by itself: whoever", "manages the two keeps to "
+              "the source's word, and kills it.", "",
+              "– : the fault cannot happen there:", ""]
     for fault in plan.FAULTS:
         if any(key not in fault.events for key in plan.ANYTHING):
             lines.append(f"- {fault.name}: {fault.why_not}")
