@@ -31,6 +31,7 @@ MACHINE = "pc-i440fx-7.2"
 ADDRESS = "127.0.0.1"
 PROFILE = pathlib.Path(__file__).resolve().parent / "sweep.profile"
 UNLIMITED = 1 << 40
+MANY = 256                      # more events than a case has
 SLOW = 12 << 20                 # bytes/s, of the first round
 CRAWL = 2 << 20                 # below the guest's own rate: no end
 LATER_ROUND = 2                 # passes over the dirty bitmap
@@ -165,7 +166,7 @@ class Drive:
             return [f"on {event}: {action}"]
         word, _, number = event.partition(" ")
         first = int(number or 1)
-        return [f"on {word} {n}: {action}" for n in range(first, first + 64)]
+        return [f"on {word} {n}: {action}" for n in range(first, first + MANY)]
 
     def script(self) -> str:
         if self.case.armed != "start":
