@@ -35,6 +35,7 @@ class Qmp:
         self._timeout = timeout
         self._buffer = b""
         self.version = ""
+        self._asked = 0
         self.events: List[Dict[str, Any]] = []
 
     def negotiate(self) -> None:
@@ -63,7 +64,13 @@ class Qmp:
 
     def cmd(self, command: str, timeout: float = 0, **arguments: Any) -> Any:
         """Run a command; '_' in an argument's name stands for '-'."""
-        request: Dict[str, Any] = {"execute": command}
+        self.send(command, timeout, **arguments)
+        return self.receive(command, timeout)
+
+    def send(self, command: str, timeout: float = 0, **arguments: Any) -> None:
+        """Only ask; receive() must come before the next command."""
+        self._asked += 1
+        request: Dict[str, Any] = {"execute": command, "id": self._asked}
         if arguments:
             request["arguments"] = {name.replace("_", "-"): value
                                     for name, value in arguments.items()}
@@ -73,6 +80,10 @@ class Qmp:
             self._sock.sendall(json.dumps(request).encode() + b"\n")
         except (ConnectionError, socket.timeout) as error:
             raise QmpClosed("QEMU's monitor is gone") from error
+
+    def receive(self, command: str, timeout: float = 0) -> Any:
+        """The answer to @command, which was sent."""
+        limit = timeout or self._timeout
         deadline = time.monotonic() + limit
         while True:
             try:
@@ -82,6 +93,8 @@ class Qmp:
                                  "the monitor is blocked") from None
             if "event" in message:
                 self.events.append(message)
+            elif message.get("id", self._asked) != self._asked:
+                continue        # of a command that was not waited for
             elif "error" in message:
                 raise QmpError(command, message["error"])
             elif "return" in message:

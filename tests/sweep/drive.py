@@ -31,6 +31,7 @@ MACHINE = "pc-i440fx-7.2"
 ADDRESS = "127.0.0.1"
 PROFILE = pathlib.Path(__file__).resolve().parent / "sweep.profile"
 UNLIMITED = 1 << 40
+MANY = 256                      # more events than a case has
 SLOW = 12 << 20                 # bytes/s, of the first round
 CRAWL = 2 << 20                 # below the guest's own rate: no end
 LATER_ROUND = 2                 # passes over the dirty bitmap
@@ -45,8 +46,10 @@ MONITOR_SECONDS = 5
 SLACK_SECONDS = 15
 # Of the events that librdmacm shows; stock lets it manage the queue pair.
 WORDS = {
-    "ours": {"answer": "CONNECT_RESPONSE", "setup": "2", "first": "3"},
-    "stock": {"answer": "ESTABLISHED", "setup": "4", "first": "5"},
+    "ours": {"answer": "CONNECT_RESPONSE", "setup": "2", "first": "3",
+             "last": "2"},
+    "stock": {"answer": "ESTABLISHED", "setup": "4", "first": "5",
+              "last": "3"},
 }
 
 def words(kind: str) -> Dict[str, str]:
@@ -60,6 +63,8 @@ PROBLEMS = {
     "unreached": "the fault never struck",
     "crash": "a QEMU crashed",
     "hang": "the migration does not end",
+    "two": "two guests run",
+    "none": "no guest is left that could run on",
     "guest": "the source's guest does not run on",
     "broke": "it failed, though it should survive",
     "unnoticed": "it completed, though it cannot have",
@@ -67,6 +72,7 @@ PROBLEMS = {
     "destination": "the destination does not notice",
     "leak": "verbs objects or pinned memory stay behind",
     "error": "no error names the cause",
+    "silent": "query-migrate does not say what the source waits for",
     "monitor": f"the monitor was blocked for more than {MONITOR_SECONDS} s",
     "next": "a following migration fails",
 }
@@ -89,6 +95,8 @@ class Result:
     notes: List[str] = dataclasses.field(default_factory=list)
     errors: Dict[str, str] = dataclasses.field(default_factory=dict)
     slowest_s: float = 0.0      # answer of the source's monitor
+    guest: str = ""             # where it ended: "here" is the source
+    waited_for: str = ""        # by a source that was cancelled for it
     spent: float = 0.0
 
     @property
@@ -108,6 +116,7 @@ class SimPair(VmPair):
 
     def __init__(self, fabric: Fabric, qemu: str) -> None:
         self._fabric = fabric
+        self.qemu = qemu
         super().__init__(qemu, qemu, WORKLOAD, machine=MACHINE)
 
     def _new_vm(self, name: str, qemu: str) -> Vm:
@@ -157,7 +166,7 @@ class Drive:
             return [f"on {event}: {action}"]
         word, _, number = event.partition(" ")
         first = int(number or 1)
-        return [f"on {word} {n}: {action}" for n in range(first, first + 64)]
+        return [f"on {word} {n}: {action}" for n in range(first, first + MANY)]
 
     def script(self) -> str:
         if self.case.armed != "start":
@@ -372,6 +381,11 @@ class Drive:
             return
         if self.stopped and self.case.side == DESTINATION:
             vm.signal(signal.SIGCONT)
+        if self.case.fault.for_ever:
+            vm.signal(signal.SIGKILL)
+            vm.wait_exit(60)
+            result.destination = "killed"
+            return
         waits = {"failed", "completed"}
         if self.case.phase == plan.CONNECTING:
             waits |= {"none", "setup"}  # it listens on
@@ -425,13 +439,23 @@ class Drive:
     def after_failure(self) -> None:
         self.guest_runs()
         self.destination_ends()
+        self.one_guest()
         self.names_cause()
         self.released(self.source, {})
         self.next_migration()
 
+    def one_guest(self) -> None:
+        """The source's runs on, so the destination's must not."""
+        there = self.pair.there
+        with contextlib.suppress(QmpClosed, QmpTimeout):
+            if there.alive() and there.status() == "running":
+                self.result.bad("two")
+
     def after_completion(self) -> None:
         try:
             self.pair.there.wait_status("running", "paused")
+            if self.source.status() == "running":
+                self.result.bad("two")
             self.pair.verify()
             self.pair.resume_destination()
             self.pair.guest_verify()
@@ -498,9 +522,8 @@ class Drive:
             return
         self.wait_for_end()
         completed = self.result.ended == "completed"
-        expected = self.case.survives or self.case.fault.either
         if completed:
-            if not expected:
+            if not self.case.may_complete:
                 self.result.bad("unnoticed")
             self.after_completion()
         else:
@@ -540,8 +563,9 @@ class Drive:
                 self.watcher.join()
         for vm in (self.source, self.pair.destination):
             code = vm.process.poll() if vm and vm.process else None
+            ours = self.killed or self.case.fault.for_ever
             if (code is not None and code < 0
-                    and not (self.killed and vm is self.victim)):
+                    and not (ours and vm is self.victim)):
                 self.result.bad("crash", vm.stderr_tail())
         if self.result.problems:
             self.result.notes.append(self.source.stderr_tail())
@@ -556,35 +580,44 @@ def profile() -> str:
 
 
 @contextlib.contextmanager
-def _fabric_for(folder: pathlib.Path, trace: bool) -> Iterator[Fabric]:
+def _fabric_for(folder: pathlib.Path, trace: bool,
+                bandwidth: str) -> Iterator[Fabric]:
     script = folder / "faults"
     script.write_text("")
-    yield Fabric(folder / "fabric", faults=script, profile=profile(),
+    shape = profile()
+    if bandwidth:
+        own = folder / "slow.profile"
+        own.write_text(PROFILE.read_text(encoding="utf-8").replace(
+            "bandwidth = unlimited", f"bandwidth = {bandwidth}"),
+            encoding="utf-8")
+        shape = str(own)
+    yield Fabric(folder / "fabric", faults=script, profile=shape,
                  trace=folder / "trace" if trace else None)
 
 
-def run_case(case: Case, kind: str, qemu: str, patience_s: float,
-             trace: str = "") -> Result:
-    """@kind: ours or stock; @patience_s: when a hang is one (at least).
+def run_case(case: Any, kind: str, qemu: str, patience_s: float,
+             trace: str = "", make: Any = Drive) -> Result:
+    """@kind: ours or stock; @patience_s: when a hang is one (at least);
+    @make: Drive, or what drives cases of another kind.
 
     A phase may be over before the fault strikes, on a busy machine: it gets
     three chances, and then the case has failed.
     """
     began = time.monotonic()
     for _ in range(ATTEMPTS):
-        result = _attempt(case, kind, qemu, patience_s, trace)
+        result = _attempt(case, kind, qemu, patience_s, trace, make)
         if "unreached" not in result.problems:
             break
     result.spent = time.monotonic() - began
     return result
 
 
-def _attempt(case: Case, kind: str, qemu: str, patience_s: float,
-             trace: str) -> Result:
+def _attempt(case: Any, kind: str, qemu: str, patience_s: float,
+             trace: str, make: Any) -> Result:
     with tempfile.TemporaryDirectory(prefix="case-") as name:
         folder = pathlib.Path(trace or name)
-        with _fabric_for(folder, bool(trace)) as fabric, \
+        with _fabric_for(folder, bool(trace), case.bandwidth) as fabric, \
                 SimPair(fabric, qemu) as pair:
-            drive = Drive(case, kind, fabric, pair, patience_s)
+            drive = make(case, kind, fabric, pair, patience_s)
             (folder / "faults").write_text(drive.script())
             return drive.run()

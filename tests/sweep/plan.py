@@ -33,8 +33,8 @@ ANYTHING: Events = {
     (LATER, DESTINATION): "recv REGISTER_FINISHED",
     (COMPLETION, SOURCE): "send REGISTER_FINISHED",
     (COMPLETION, DESTINATION): "recv REGISTER_FINISHED",
-    (DEVICE, SOURCE): "send QEMU_FILE 3",
-    (DEVICE, DESTINATION): "recv QEMU_FILE 3",
+    (DEVICE, SOURCE): "send QEMU_FILE {last}",
+    (DEVICE, DESTINATION): "recv QEMU_FILE {last}",
     # Only on the second connection does the source say READY, or the
     # destination send stream.
     (RETURN, SOURCE): "send READY",
@@ -66,7 +66,7 @@ RECVS: Events = {
     (COMPLETION, SOURCE): "recv READY",
     (COMPLETION, DESTINATION): "recv REGISTER_FINISHED",
     (DEVICE, SOURCE): "recv READY 3",
-    (DEVICE, DESTINATION): "recv QEMU_FILE 3",
+    (DEVICE, DESTINATION): "recv QEMU_FILE {last}",
     (RETURN, SOURCE): "recv QEMU_FILE",
     (RETURN, DESTINATION): "recv READY",
 }
@@ -79,6 +79,11 @@ REGISTRATIONS: Events = {
     (FIRST, DESTINATION): "register {first}",
     (RETURN, SOURCE): "register {setup}",
     (RETURN, DESTINATION): "register {setup}",
+}
+# Only a worker of the destination's waits for it.
+STUCK: Events = {
+    (SETUP, DESTINATION): "register {setup}",
+    (FIRST, DESTINATION): "register {first}",
 }
 # The first news of a connection, and that it stands or is over.
 CM_EARLY: Events = {
@@ -133,6 +138,7 @@ class Fault:
     limit_s: float = 5
     repeats: bool = False           # every event from the first one on
     undo: str = ""                  # before the following migration
+    for_ever: bool = False          # its own side is stuck, so nothing is asked
 
     @property
     def signal(self) -> str:
@@ -179,6 +185,9 @@ FAULTS: List[Fault] = [
           own="Cannot allocate memory", peer=REFUSED, repeats=True),
     Fault("registration: EPERM", REGISTRATIONS, "fail EPERM", NO_REGISTER,
           own="not permitted", peer=REFUSED, repeats=True),
+    # Its adapter lives, and so does its main loop.
+    Fault("registration: never ends", STUCK, "delay 1000s", NO_REGISTER,
+          own=LOST, peer="timed out", limit_s=30, for_ever=True),
     Fault("a message 2 s late", SENDS, "delay 2s", NO_SEND, own=NO_ERROR,
           survives=True, limit_s=20),
     Fault("CM event 2 s late", CM_EARLY, "delay 2s", NO_CM, own=NO_ERROR,
@@ -214,6 +223,13 @@ HIDDEN_BY_QEMU = {
     ("CM disconnect", RETURN, DESTINATION): GIVEN_UP,
 }
 
+# Only the report on the return path is lost, and a guest that was handed over
+# does not need it.
+REPORT_ONLY = {
+    ("send: retries exceeded", RETURN, DESTINATION),
+    ("send: receiver not ready", RETURN, DESTINATION),
+}
+
 # A case of every fault, spread over phases and sides.
 SHORT = {
     ("nobody at the address", CONNECTING, SOURCE),
@@ -230,6 +246,7 @@ SHORT = {
     ("link down for 1 s", LATER, SOURCE),
     ("registration: ENOMEM", FIRST, SOURCE),
     ("registration: EPERM", SETUP, DESTINATION),
+    ("registration: never ends", FIRST, DESTINATION),
     ("a message 2 s late", RETURN, DESTINATION),
     ("CM event 2 s late", CONNECTING, SOURCE),
     ("CM event twice", CONNECTING, DESTINATION),
@@ -278,7 +295,8 @@ class Case:
     @property
     def pin_all(self) -> bool:
         """Only then is anything registered during setup."""
-        return self.phase == SETUP and self.fault.events is REGISTRATIONS
+        return self.phase == SETUP and self.fault.events in (REGISTRATIONS,
+                                                             STUCK)
 
     @property
     def return_path(self) -> bool:
@@ -296,6 +314,13 @@ class Case:
         out, over whatever transport; and a stopped source just waits."""
         return self.phase in (COMPLETION, DEVICE) or (
             self.fault.signal == "SIGSTOP" and self.side == SOURCE)
+
+    bandwidth = ""              # of the link: as the machine copies
+
+    @property
+    def may_complete(self) -> bool:
+        return (self.survives or self.fault.either or
+                self.key in REPORT_ONLY)
 
     @property
     def survives(self) -> bool:

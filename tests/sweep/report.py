@@ -6,12 +6,14 @@ import pathlib
 from typing import Dict, Iterable, List, Tuple
 
 import plan
+import plan_end
 from drive import PROBLEMS, Result
 
 Key = Tuple[str, str, str, str]         # qemu, fault, phase, side
 
 # In cells; "hang" and "crash" are spelt out.
-MARKS = {"unreached": "?", "guest": "guest lost", "broke": "breaks",
+MARKS = {"unreached": "?", "two": "two guests", "none": "no guest",
+         "silent": "S", "guest": "guest lost", "broke": "breaks",
          "unnoticed": "unnoticed", "damage": "damage", "crash": "crash",
          "hang": "hang", "destination": "D", "leak": "L", "error": "E",
          "monitor": "M", "next": "N"}
@@ -27,7 +29,8 @@ Debian's QEMU 10.0 ("stock"). Real QEMUs with a working guest, over
     tests/sweep/run --table docs/fault-sweep.md
 
 A case passes when the migration ends as it should within its limit, no QEMU
-crashes, the source's guest runs on, both sides let everything go (memory
+crashes, the source's guest runs on and the destination's does not, or the other
+way round, never both, both sides let everything go (memory
 regions, pinned memory, queue pairs, completion queues, domains, identifiers),
 each side's error names the cause as it sees it (not asked of a destination in
 connecting: it listens on), the monitor answers within 2 s (but for completion
@@ -70,6 +73,8 @@ def short(result: Result) -> str:
     letters = [mark for mark in marks if len(mark) == 1]
     if words:
         text = ", ".join(words)
+    elif result.guest.startswith("stopped"):
+        text = f"{result.seconds:.1f} s, {result.guest}"
     elif result.ended == "completed":
         text = "goes on"
     elif result.ended == "killed":
@@ -78,6 +83,8 @@ def short(result: Result) -> str:
         text = f"{result.seconds:.1f} s"
         if result.destination == "completed":
             text += " +"
+        if result.waited_for:
+            text = f"waits for {result.waited_for}"
     if not letters and not words:
         return text
     return f"**{text}{' ' if letters else ''}{''.join(letters)}**"
@@ -108,10 +115,11 @@ def _legend(kept: Iterable[Result]) -> List[str]:
     for problem, text in PROBLEMS.items():
         if problem in seen:
             lines.append(f"- **{MARKS[problem]}**: {text}")
-    lines += ["", "\\+ : the destination has completed as well: only its report "
-              "of that was lost.", "Whoever manages the two must let one guest "
-              "run; libvirt starts the destination", "with -S for that, as "
-              "is done here.", "", "– : the fault cannot happen there:", ""]
+    lines += ["", "\\+ : the destination has completed as well: only its word "
+              "for that was lost.", "It was started with -S, as by libvirt, and "
+              "starts nothing by itself: whoever", "manages the two keeps to "
+              "the source's word, and kills it.", "",
+              "– : the fault cannot happen there:", ""]
     for fault in plan.FAULTS:
         if any(key not in fault.events for key in plan.ANYTHING):
             lines.append(f"- {fault.name}: {fault.why_not}")
@@ -143,9 +151,59 @@ def _summary(kept: Dict[Key, Result]) -> List[str]:
     return lines + ["", "A case can have several problems.", ""]
 
 
+END_HEAD = """
+## The end
+
+The last messages of a migration, one by one: each is held back, or broken, and
+then exactly one guest must be left, whatever the two were set up with. The
+guest is looked at in both QEMUs all the time; when all has settled, whoever
+manages the two does what [rdma.txt](rdma.txt) says, "The end of a migration",
+and then the guest must run in exactly one of them, with all its memory.
+
+"source" and "destination" in a fault's name: where it strikes; else where the
+message leaves. A stock QEMU has no messages between the last bytes and the
+report.
+
+"""
+END_LEGEND = """
+Beside the marks above: *stopped*: the destination was told to start the guest
+and did not confirm it. The source's guest stays stopped, its error says so, and
+the guest is then found *there*, or resumed *here* by "cont". *waits for*: the
+source waits on purpose, for what query-migrate says, until it is cancelled,
+which works at once. A number of seconds with + and -S: the destination has
+completed as well, but starts nothing by itself; who manages the two keeps to
+the source's word, and kills it.
+"""
+
+
+def _end_rows(kept: Dict[Key, Result]) -> List[str]:
+    lines = ["| fault | options | QEMU | " + " | ".join(plan_end.STEPS) + " |",
+             "|" + " --- |" * (3 + len(plan_end.STEPS))]
+    rows: Dict[Tuple[str, str], None] = {}
+    for case in plan_end.cells("ours"):
+        rows[(case.fault.name, case.options)] = None
+    last = ""
+    for fault, options in rows:
+        for qemu in QEMUS:
+            cells = [kept.get((qemu, fault, step, options))
+                     for step in plan_end.STEPS]
+            if not any(cells):
+                continue
+            first = qemu == QEMUS[0]
+            head = [fault if first and fault != last else "",
+                    options if first else "", qemu]
+            lines.append("| " + " | ".join(
+                head + [short(cell) if cell else "–" for cell in cells]) +
+                " |")
+        last = fault
+    return lines
+
+
 def write_table(path: pathlib.Path, kept: Dict[Key, Result]) -> None:
     known = {(qemu, *case.key) for case in plan.cells() if case.event
              for qemu in QEMUS}
+    known |= {(qemu, *case.key) for qemu in QEMUS
+              for case in plan_end.cells(qemu)}
     kept = {key: result for key, result in kept.items() if key in known}
     lines = _summary(kept)
     lines += ["| fault | side | QEMU | " + " | ".join(plan.PHASES) + " |",
@@ -156,4 +214,6 @@ def write_table(path: pathlib.Path, kept: Dict[Key, Result]) -> None:
         for side in sides:
             lines += [_row(kept, fault, side, qemu, sides) for qemu in QEMUS]
     lines += ["", *_legend(kept.values())]
-    path.write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
+    text = HEAD + "\n".join(lines) + "\n" + END_HEAD
+    text += "\n".join(_end_rows(kept)) + "\n" + END_LEGEND
+    path.write_text(text, encoding="utf-8")

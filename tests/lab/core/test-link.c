@@ -13,7 +13,7 @@
 
 #define PIN_ALL 1u
 #define BUDGET 4u
-#define KNOWN_FLAGS 7u
+#define KNOWN_FLAGS 0x27u
 /* The wait of a test that has to see that something does not happen */
 #define A_MOMENT_US (G_USEC_PER_SEC / 10)
 /* Sooner than the shortest wait of the core ends, which is 5 s */

@@ -348,7 +348,9 @@ static void check_registered(Migration *m, const RMigCounters *c,
     bool extended = !m->source_1 && !m->dest_1;
 
     g_assert_cmpuint(c->extensions, ==, extended ? RMIG_EXTENSION_BATCH |
-                                                   RMIG_EXTENSION_BUDGET : 0);
+                                                   RMIG_EXTENSION_BUDGET |
+                                                   RMIG_EXTENSION_HANDOVER :
+                    0);
     g_assert_cmpint(c->pins_all, ==, m->pin_all);
     if (m->pin_all && !extended) {
         g_assert_cmpuint(c->chunks_registered, ==, all_chunks());
