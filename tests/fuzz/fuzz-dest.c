@@ -23,7 +23,8 @@
  * does not wait, 3 the connection itself is part of the schedule, 4-5
  * FuzzEnding, 6-7 the RAM's layout.  The first of the other choices: 0 the
  * source asks for extensions, 1 but not for BUDGET, 2 the destination has none,
- * 3 the RAM is anonymous, 4-5 the limit of what may be pinned.
+ * 3 the RAM is anonymous, 4-5 the limit of what may be pinned, 6 HANDOVER,
+ * 7 some memory is not plugged.
  */
 #include <netinet/in.h>
 #include <stdlib.h>
@@ -129,7 +130,7 @@ static bool range_of(const RMigWireRegister *reg, Range *range)
         return false;
     }
     *range = (Range) { block, first, MIN(bytes, block->length - first) };
-    return true;
+    return fuzz_ram_is_plugged(block, first, range->bytes);
 }
 
 static void expect_zeroes(const RMigWireZeroRun *run)
@@ -139,7 +140,8 @@ static void expect_zeroes(const RMigWireZeroRun *run)
     if (run->block >= N_BLOCKS || run->value != 0 ||
         run->offset < block->offset || run->length == 0 ||
         (unsigned __int128)run->offset + run->length >
-        (unsigned __int128)block->offset + block->length) {
+        (unsigned __int128)block->offset + block->length ||
+        !fuzz_ram_is_plugged(block, run->offset - block->offset, run->length)) {
         return;
     }
     add_range(f.zeroes, block, run->offset - block->offset, run->length);
@@ -197,7 +199,7 @@ static uint64_t all_bytes(void)
     uint64_t all = 0;
 
     for (unsigned i = 0; i < N_BLOCKS; i++) {
-        all += f.blocks[i].length;
+        all += f.blocks[i].length - fuzz_ram_hole(&f.blocks[i]);
     }
     return all;
 }
@@ -255,7 +257,7 @@ static void registered(const FuzzMr *mr)
                  block->name);
     }
     if (pins_all() && f.asked_for_blocks && mr->mr.addr == block->host &&
-        mr->mr.length == block->length) {
+        mr->mr.length == block->length && fuzz_ram_hole(block) == 0) {
         return;
     }
     if (fuzz_device_remote_bytes() > all_bytes()) {
@@ -395,6 +397,12 @@ static bool list_blocks(void *opaque, GError **err)
     return true;
 }
 
+static bool list_holes(void *opaque, GError **err)
+{
+    (void)opaque;
+    return fuzz_ram_list_holes(f.dest, f.blocks, N_BLOCKS, err);
+}
+
 static void zero(void *opaque, void *host, uint64_t len)
 {
     (void)opaque;
@@ -421,8 +429,8 @@ static void warn(void *opaque, const char *message)
 }
 
 static const RMigDestOps ops = {
-    .list_blocks = list_blocks, .zero = zero, .ram_bytes = ram_bytes,
-    .warn = warn,
+    .list_blocks = list_blocks, .list_holes = list_holes, .zero = zero,
+    .ram_bytes = ram_bytes, .warn = warn,
 };
 
 /* ---- the schedule's view ---- */
@@ -770,6 +778,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     f.blocks = layouts[fuzz_schedule.choice >> 6];
     f.wait = !(fuzz_schedule.choice & 4);
     f.how = fuzz_choose();
+    fuzz_ram_has_holes = f.how & 0x80;
     f.pin_limit = limits[f.how >> 4 & 3] * FUZZ_MIB;
     if (listen_and_accept(fuzz_schedule.choice)) {
         read_stream();

@@ -110,3 +110,32 @@ const FuzzBlock *fuzz_ram_overlaps(const FuzzBlock *blocks, unsigned n,
     }
     return NULL;
 }
+
+bool fuzz_ram_has_holes;
+
+uint64_t fuzz_ram_hole(const FuzzBlock *block)
+{
+    return fuzz_ram_has_holes && block->length > FUZZ_MIB ?
+           MIN(block->length - FUZZ_MIB, FUZZ_MIB) : 0;
+}
+
+bool fuzz_ram_is_plugged(const FuzzBlock *block, uint64_t offset,
+                         uint64_t bytes)
+{
+    return fuzz_ram_hole(block) == 0 || offset >= 2 * FUZZ_MIB ||
+           offset + bytes <= FUZZ_MIB;
+}
+
+bool fuzz_ram_list_holes(RMigDest *dest, const FuzzBlock *blocks, unsigned n,
+                         GError **err)
+{
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t bytes = fuzz_ram_hole(&blocks[i]);
+
+        if (bytes > 0 && !rmig_dest_add_hole(dest, blocks[i].offset, FUZZ_MIB,
+                                             bytes, err)) {
+            return false;
+        }
+    }
+    return true;
+}

@@ -14,6 +14,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "migration/rdma-transport.h"
+
 #define FUZZ_PAGE UINT64_C(4096)
 #define FUZZ_MIB (UINT64_C(1) << 20)
 
@@ -37,5 +39,15 @@ const FuzzBlock *fuzz_ram_find(const FuzzBlock *blocks, unsigned n,
 /* ... or a block that it lies in only partly or surrounds; NULL: neither */
 const FuzzBlock *fuzz_ram_overlaps(const FuzzBlock *blocks, unsigned n,
                                    const void *host, uint64_t len);
+
+/* fuzz-dest: whether the second MiB of a block, if it has one, is unplugged */
+extern bool fuzz_ram_has_holes;
+/* Bytes of it that are not */
+uint64_t fuzz_ram_hole(const FuzzBlock *block);
+/* Whether all of [offset, offset + bytes) of the block is plugged */
+bool fuzz_ram_is_plugged(const FuzzBlock *block, uint64_t offset,
+                         uint64_t bytes);
+bool fuzz_ram_list_holes(RMigDest *dest, const FuzzBlock *blocks, unsigned n,
+                         GError **err);
 
 #endif

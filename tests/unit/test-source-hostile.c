@@ -292,7 +292,8 @@ static void test_program_is_stuck_unready(void)
                              .ram_bytes = 60 * MIB, .threads = 2 });
     g_assert_true(rmig_source_exchange(f.source, NULL));
     settle(&f);
-    /* The next command's READY does not come */
+    /* The next command's READY does not come; nobody has much to say */
+    f.link->watched_wait_ms = 1000;
     f.vice = SAYS_NOTHING;
     g_assert_true(rmig_source_finish(f.source, NULL));
     for (uint64_t chunk = 0; chunk < 60; chunk += 2) {
