@@ -371,6 +371,9 @@ void rmig_source_shutdown(RMigSource *source);
 /*
  * rmig_source_close: leave
  * @failed: tell the destination that the migration is off
+ *
+ * Does not wait for memory that is just being registered or let go; see
+ * RMigReleased.  Neither does rmig_dest_close().
  */
 void rmig_source_close(RMigSource *source, bool failed);
 

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "dest-priv.h"
+#include "log.h"
 #include "reaper.h"
 
 RMigDest *rmig_dest_new(const RMigDestConfig *config,
@@ -204,6 +205,32 @@ void rmig_dest_shutdown(RMigDest *d)
     rmig_shutdown_trigger(d->shutdown);
 }
 
+/*
+ * Nobody looks at the jobs for the connection any more.  Memory may still be
+ * registered or let go by a worker, for as long as the driver likes, and that
+ * is for the reaper to wait for; but it is not cleared any more, as it is the
+ * guest's, or nobody's, from here on.  A job that clears is short.
+ */
+static void leave_jobs(RMigDest *d)
+{
+    while (d->clearing > 0) {
+        rmig_jobs_wait(d->jobs);
+    }
+    if (!rmig_link_watch(d->main.link, -1, NULL, NULL, NULL)) {
+        RMIG_LOG("the jobs are still watched");
+    }
+}
+
+static void leave_table(RMigDest *d, RMigRemains *remains)
+{
+    remains->jobs = g_steal_pointer(&d->jobs);
+    remains->table = d->table;
+    memset(&d->table, 0, sizeof(d->table));
+    remains->blocks = d->blocks;
+    rmig_blocks_init(&d->blocks);
+    d->announced = false;
+}
+
 void rmig_dest_close(RMigDest *d, bool failed)
 {
     RMigRemains remains = { 0 };
@@ -213,11 +240,9 @@ void rmig_dest_close(RMigDest *d, bool failed)
         return;
     }
     rmig_dest_publish(d);
-    if (d->jobs && (failed || d->clearing == 0)) {
-        /*
-         * Whoever closes, the guest perhaps, does not wait for what is still to
-         * be let go; but what has been received is cleared to the end
-         */
+    if (d->jobs && (failed || rmig_link_failed(d->main.link) ||
+                    d->clearing == 0)) {
+        /* Not while what has been received is still to be cleared */
         rmig_jobs_drop(d->jobs);
     }
     /*
@@ -228,14 +253,12 @@ void rmig_dest_close(RMigDest *d, bool failed)
         rmig_conn_disconnect(&d->back, failed);
     }
     rmig_conn_disconnect(&d->main, failed);
-    /* The queue pairs are gone, and then the workers: nobody uses the memory */
-    g_clear_pointer(&d->jobs, rmig_jobs_free);
-    g_clear_pointer(&d->pages, rmig_pages_free);
-    if (d->announced) {
-        remains.table = d->table;
-        memset(&d->table, 0, sizeof(d->table));
-        d->announced = false;
+    /* The queue pairs are gone: nobody writes into the memory any more */
+    if (d->jobs) {
+        leave_jobs(d);
+        leave_table(d, &remains);
     }
+    g_clear_pointer(&d->pages, rmig_pages_free);
     remains.main = d->main;
     remains.back = d->back;
     memset(&d->main, 0, sizeof(d->main));

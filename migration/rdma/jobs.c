@@ -24,7 +24,7 @@ struct RMigJobs {
     RMigJob *finished;  /* under @lock, in the order they finished */
     RMigJob **last;     /* under @lock: where the next is linked */
     _Atomic bool ripe;  /* whether there are any; a hint without @lock */
-    unsigned pending;   /* the connection's thread's */
+    unsigned pending;   /* of the thread that adds and reaps */
     bool drops;         /* likewise */
 };
 
@@ -120,14 +120,19 @@ RMigJobs *rmig_jobs_new(unsigned threads, GError **err)
     return jobs;
 }
 
+void rmig_jobs_wait(RMigJobs *jobs)
+{
+    struct pollfd pfd = { .fd = jobs->fd, .events = POLLIN };
+
+    while (rmig_jobs_reap(jobs) == 0) {
+        poll(&pfd, 1, -1);
+    }
+}
+
 void rmig_jobs_drain(RMigJobs *jobs)
 {
     while (jobs->pending > 0) {
-        struct pollfd pfd = { .fd = jobs->fd, .events = POLLIN };
-
-        if (rmig_jobs_reap(jobs) == 0) {
-            poll(&pfd, 1, -1);
-        }
+        rmig_jobs_wait(jobs);
     }
 }
 

@@ -5,8 +5,9 @@
  *
  * Job: worker threads that register memory, let it go and clear it, and bring
  * what is done back to the connection's thread.
- * Callers: mr, source, dest.
+ * Callers: mr, source, dest, reaper.
  * Thread: the connection's, which alone adds and reaps; run() is on a worker.
+ * When the connection is closed, all of that becomes the reaper's thread's.
  *
  * A job is part of the object that it works on.  Between rmig_jobs_add() and
  * its done(), the object belongs to the worker.
@@ -54,6 +55,8 @@ void rmig_jobs_drop(RMigJobs *jobs);
  * many.
  */
 unsigned rmig_jobs_reap(RMigJobs *jobs);
+/* Waits until something was reaped; something must be pending */
+void rmig_jobs_wait(RMigJobs *jobs);
 /* Waits until everything that was added is reaped, what done() adds too */
 void rmig_jobs_drain(RMigJobs *jobs);
 /* Added and not yet reaped */

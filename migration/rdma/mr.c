@@ -91,6 +91,17 @@ void rmig_mr_table_init(RMigMrTable *table, RMigVerbs *verbs, RMigJobs *jobs,
     }
 }
 
+static void set_table(gpointer span, gpointer table)
+{
+    ((RMigSpan *)span)->table = table;
+}
+
+void rmig_mr_table_moved(RMigMrTable *table)
+{
+    g_queue_foreach(&table->spans, set_table, table);
+    g_queue_foreach(&table->leaving, set_table, table);
+}
+
 static void free_span(RMigSpan *span)
 {
     rmig_mr_unregister(span->mr);
@@ -206,11 +217,10 @@ void rmig_span_touch(RMigSpan *span)
 static void run_register(RMigJob *job)
 {
     RMigSpan *span = (RMigSpan *)job;
-    RMigMrTable *table = span->table;
 
-    span->mr = rmig_mr_register(table->verbs, span->block->host +
+    span->mr = rmig_mr_register(span->verbs, span->block->host +
                                 (span->first << RMIG_CHUNK_SHIFT),
-                                rmig_span_bytes(span), table->remote_write,
+                                rmig_span_bytes(span), span->remote_write,
                                 &span->error);
     if (!span->mr) {
         g_prefix_error(&span->error, "RAM block %s, chunks %" G_GUINT64_FORMAT
@@ -294,6 +304,8 @@ RMigSpan *rmig_span_register(RMigMrTable *table, const RMigBlock *block,
 
     g_assert(n > 0 && first + n <= rmig_block_chunks(block));
     span->table = table;
+    span->verbs = table->verbs;
+    span->remote_write = table->remote_write;
     span->block = block;
     span->first = first;
     span->n = n;

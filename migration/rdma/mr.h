@@ -64,7 +64,9 @@ typedef struct RMigMrTable RMigMrTable;
 
 typedef struct RMigSpan {
     RMigJob job;
-    RMigMrTable *table;
+    RMigMrTable *table; /* not for the worker: it may move meanwhile */
+    RMigVerbs *verbs;
+    bool remote_write;
     const RMigBlock *block;
     uint64_t first;
     uint64_t n;
@@ -101,13 +103,20 @@ struct RMigMrTable {
 };
 
 /*
- * @blocks must be complete and outlive the table but for its cleanup
- * @jobs: likewise; freed before the cleanup
+ * @blocks must be complete and outlive the jobs
+ * @jobs: freed before the cleanup
  * @limit: bytes that may be pinned for it, UINT64_MAX: any
  */
 void rmig_mr_table_init(RMigMrTable *table, RMigVerbs *verbs, RMigJobs *jobs,
                         const RMigBlocks *blocks, bool remote_write,
                         uint64_t limit);
+/*
+ * rmig_mr_table_moved: the table was copied to @table, and is only used there
+ *
+ * Its jobs may be running; none may be reaped between the copying and this.  An
+ * all-zero table is allowed.
+ */
+void rmig_mr_table_moved(RMigMrTable *table);
 /*
  * rmig_mr_table_unpin: unregister everything, by several threads at a time
  * @stop: set by any thread: what has not begun stays registered

@@ -30,13 +30,22 @@ static unsigned underway; /* threads, under @lock */
 static Waiter *waiters;   /* likewise */
 static gint stop;         /* the program ends: nothing more is begun */
 
+/*
+ * Whoever may still write into the memory has gone before; what the workers are
+ * in the middle of is known when they have ended, so they come first
+ */
 static void bury(RMigRemains *r, unsigned threads)
 {
+    /* But for a last report: that somebody waits for */
+    rmig_conn_disconnect(&r->back, false);
+    rmig_mr_table_moved(&r->table);
+    rmig_jobs_free(r->jobs);
     rmig_mr_table_unpin(&r->table, threads, &stop);
     if (g_atomic_int_get(&stop)) {
         return; /* it may still be registered */
     }
     rmig_mr_table_cleanup(&r->table);
+    rmig_blocks_cleanup(&r->blocks);
     rmig_conn_cleanup(&r->back);
     rmig_conn_cleanup(&r->main);
     if (r->released) {

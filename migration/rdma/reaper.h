@@ -3,10 +3,11 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Job: unregisters a migration's memory, sees its last message arrive and frees
- * its connections beside the thread that has ended it, with some more threads.
- * Unpinning takes up to a second for some GiB, a message that needs to be
- * repeated several, and the guest has begun to run by then.
+ * Job: waits for a migration's workers, unregisters its memory, sees its last
+ * message arrive and frees its connections beside the thread that has ended it,
+ * with some more threads.  Unpinning takes up to a second for some GiB, a
+ * message that needs to be repeated several, and a worker that is inside of the
+ * device's driver as long as that likes; the guest has begun to run by then.
  * Callers: source, dest.
  * Thread: any.
  */
@@ -18,7 +19,9 @@
 
 /* Everything is owned; each member may be all zero or NULL */
 typedef struct RMigRemains {
-    RMigMrTable table; /* its jobs are freed */
+    RMigJobs *jobs; /* none but @table's; one may never end */
+    RMigMrTable table;
+    RMigBlocks blocks; /* of @table */
     RMigConn main; /* disconnected: nothing uses the memory any more */
     RMigConn back; /* perhaps still with a message that is to arrive */
     RMigReleased released; /* to be called when all of that is gone */

@@ -554,9 +554,6 @@ bool rmig_ahead_pin_all(RMigSource *s, GError **err)
                span->state == RMIG_SPAN_REGISTERING) {
             if (span->state == RMIG_SPAN_REGISTERING &&
                 !rmig_link_step(s->main.link, 0, "memory to be pinned", err)) {
-                /* Here, as who closes the connection may not wait so long */
-                rmig_jobs_drop(s->jobs);
-                rmig_jobs_drain(s->jobs);
                 return false;
             }
         }

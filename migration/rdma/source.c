@@ -383,11 +383,16 @@ void rmig_source_close(RMigSource *s, bool failed)
     }
     rmig_conn_disconnect(&s->back, failed);
     rmig_conn_disconnect(&s->main, failed);
-    /* The queue pairs are gone, and then the workers: nobody uses the memory */
-    g_clear_pointer(&s->jobs, rmig_jobs_free);
+    /* The queue pairs are gone; for the workers the reaper waits */
     if (s->exchanged) {
+        if (!rmig_link_watch(s->main.link, -1, NULL, NULL, NULL)) {
+            RMIG_LOG("the jobs are still watched");
+        }
         rmig_writer_cleanup(&s->writer);
+        remains.jobs = g_steal_pointer(&s->jobs);
         rmig_ahead_cleanup(s, &remains.table);
+        remains.blocks = s->blocks;
+        rmig_blocks_init(&s->blocks);
         g_clear_pointer(&s->pages, rmig_pages_free);
         g_clear_pointer(&s->touched.bits, g_free);
         s->exchanged = false;

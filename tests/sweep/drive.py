@@ -358,9 +358,14 @@ class Drive:
         objects = Stats.parse(list(answers.values())[-1])
         return {kind: count for kind, count in objects.items() if count}
 
+    def stuck(self, vm: Vm) -> float:
+        """Until when a worker of it is in the adapter's driver, if at all."""
+        return (self.struck_at + self.case.fault.stuck_s
+                if vm is self.victim else 0)
+
     def released(self, vm: Vm, allowed: Dict[str, int]) -> None:
         # A destination that accepts waits for its peer for a while.
-        deadline = time.monotonic() + (
+        deadline = max(time.monotonic(), self.stuck(vm)) + (
             plan.CONNECT_LIMIT_S if self.case.phase == plan.CONNECTING
             else CLEAN_SECONDS)
         while True:
@@ -381,11 +386,6 @@ class Drive:
             return
         if self.stopped and self.case.side == DESTINATION:
             vm.signal(signal.SIGCONT)
-        if self.case.fault.for_ever:
-            vm.signal(signal.SIGKILL)
-            vm.wait_exit(60)
-            result.destination = "killed"
-            return
         waits = {"failed", "completed"}
         if self.case.phase == plan.CONNECTING:
             waits |= {"none", "setup"}  # it listens on
@@ -412,6 +412,8 @@ class Drive:
             if vm.wait_exit(60) < 0:
                 result.bad("crash", vm.stderr_tail())
             return
+        if time.monotonic() < self.stuck(vm) and not self.held(vm.name):
+            result.bad("early", "it let go what a worker was still at")
         info = vm.migration()
         result.errors["destination"] = "\n".join(
             [info.get("error-desc", ""), vm.stderr_text()]).strip()
@@ -563,9 +565,8 @@ class Drive:
                 self.watcher.join()
         for vm in (self.source, self.pair.destination):
             code = vm.process.poll() if vm and vm.process else None
-            ours = self.killed or self.case.fault.for_ever
             if (code is not None and code < 0
-                    and not (ours and vm is self.victim)):
+                    and not (self.killed and vm is self.victim)):
                 self.result.bad("crash", vm.stderr_tail())
         if self.result.problems:
             self.result.notes.append(self.source.stderr_tail())

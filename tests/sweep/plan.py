@@ -138,7 +138,7 @@ class Fault:
     limit_s: float = 5
     repeats: bool = False           # every event from the first one on
     undo: str = ""                  # before the following migration
-    for_ever: bool = False          # its own side is stuck, so nothing is asked
+    stuck_s: float = 0              # so long its own side holds what it has
 
     @property
     def signal(self) -> str:
@@ -185,9 +185,10 @@ FAULTS: List[Fault] = [
           own="Cannot allocate memory", peer=REFUSED, repeats=True),
     Fault("registration: EPERM", REGISTRATIONS, "fail EPERM", NO_REGISTER,
           own="not permitted", peer=REFUSED, repeats=True),
-    # Its adapter lives, and so does its main loop.
-    Fault("registration: never ends", STUCK, "delay 1000s", NO_REGISTER,
-          own=LOST, peer="timed out", limit_s=30, for_ever=True),
+    # Its adapter lives, and so does its main loop.  It does end when nobody
+    # waits for it any more, so that what it holds is seen to go.
+    Fault("registration: never ends", STUCK, "delay 60s", NO_REGISTER,
+          own=LOST, peer="timed out", limit_s=30, stuck_s=60),
     Fault("a message 2 s late", SENDS, "delay 2s", NO_SEND, own=NO_ERROR,
           survives=True, limit_s=20),
     Fault("CM event 2 s late", CM_EARLY, "delay 2s", NO_CM, own=NO_ERROR,

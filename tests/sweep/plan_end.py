@@ -49,8 +49,8 @@ class EndFault:
     steps: Tuple[str, ...] = STEPS
     waits: bool = False         # the source, until it is cancelled
     undo: str = ""              # by verbsim, when the source has ended
+    stuck_s = 0
     also: Tuple[str, ...] = ()  # further options it is tried with
-    for_ever = False
 
 
 def slow(seconds: int) -> List[EndFault]:

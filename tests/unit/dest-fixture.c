@@ -47,6 +47,9 @@ static void zero(void *opaque, void *host, uint64_t len)
 {
     Fixture *f = opaque;
 
+    if (f->zeroing) {
+        f->zeroing();
+    }
     g_mutex_lock(&f->lock);
     f->zero_calls++;
     f->zeroed_bytes += len;

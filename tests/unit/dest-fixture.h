@@ -35,6 +35,7 @@ typedef struct Fixture {
     bool obeys;
     unsigned ready;  /* that it has seen and not used */
     GQueue commands; /* of GBytes, owned */
+    void (*zeroing)(void); /* before memory is cleared, on any thread */
     GMutex lock;    /* for what zero() counts, on any thread */
 } Fixture;
 

@@ -62,10 +62,14 @@ static bool fails_now(int *countdown, const char *what, GError **err)
 RMigMr *rmig_mr_register(RMigVerbs *v, void *addr, uint64_t bytes,
                          bool remote_write, GError **err)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&v->lock);
+    g_autoptr(GMutexLocker) locker = NULL;
     int wished = 0;
     RMigMr *mr;
 
+    if (v->registering) {
+        v->registering(v);
+    }
+    locker = g_mutex_locker_new(&v->lock);
     g_assert_cmpuint(bytes, >, 0);
     if (v->unpinnable && (uint8_t *)addr < v->unpinnable + v->unpinnable_bytes &&
         v->unpinnable < (uint8_t *)addr + bytes) {

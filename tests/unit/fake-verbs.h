@@ -61,7 +61,8 @@ struct RMigVerbs {
     uint64_t unpinnable_bytes;
     /* Whether registering @bytes fails; on any thread, under @lock */
     bool (*refuse)(struct RMigVerbs *verbs, uint64_t bytes);
-    /* Runs before a region goes: it may take its time; on any thread */
+    /* Run before a region is made or goes: may take their time; any thread */
+    void (*registering)(struct RMigVerbs *verbs);
     void (*unregistering)(struct RMigVerbs *verbs);
     uint64_t mr_bytes;    /* registered now */
     uint64_t mr_bytes_max; /* more at a time is an error; 0: any number */

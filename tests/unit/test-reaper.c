@@ -384,6 +384,37 @@ static void test_exit(void)
     g_test_trap_assert_passed();
 }
 
+static gint in_driver;
+
+static void never_end(RMigVerbs *verbs)
+{
+    (void)verbs;
+    g_atomic_int_set(&in_driver, 1);
+    for (;;) {
+        pause();
+    }
+}
+
+/* A worker that never ends is left to the kernel */
+static void test_exit_stuck(void)
+{
+    if (g_test_subprocess()) {
+        setup(&at_exit);
+        at_exit.verbs->registering = never_end;
+        at_exit.remains.jobs = rmig_jobs_new(2, NULL);
+        at_exit.remains.table.jobs = at_exit.remains.jobs;
+        rmig_span_register(&at_exit.remains.table,
+                           rmig_blocks_get(&at_exit.blocks, 0), 0, 1);
+        while (!g_atomic_int_get(&in_driver)) {
+            g_usleep(1000);
+        }
+        rmig_reaper_take(&at_exit.remains, false);
+        exit(0);
+    }
+    g_test_trap_subprocess(NULL, 0, 0);
+    g_test_trap_assert_passed();
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -399,5 +430,6 @@ int main(int argc, char **argv)
     g_test_add_func("/reaper/released", test_released);
     g_test_add_func("/reaper/nothing", test_nothing);
     g_test_add_func("/reaper/exit", test_exit);
+    g_test_add_func("/reaper/exit/stuck", test_exit_stuck);
     return g_test_run();
 }

@@ -22,7 +22,9 @@ typedef struct Gate {
     GMutex lock;
     GCond cond;
     bool open;
+    bool reached;
     unsigned passed;
+    unsigned released;
 } Gate;
 
 static Gate gate;
@@ -33,12 +35,23 @@ static bool hold_up(RMigVerbs *verbs, uint64_t bytes)
     (void)verbs;
     (void)bytes;
     g_mutex_lock(&gate.lock);
+    gate.reached = true;
+    g_cond_broadcast(&gate.cond);
     while (!gate.open) {
         g_cond_wait(&gate.cond, &gate.lock);
     }
     gate.passed++;
     g_mutex_unlock(&gate.lock);
     return false;
+}
+
+static void await_worker(void)
+{
+    g_mutex_lock(&gate.lock);
+    while (!gate.reached) {
+        g_cond_wait(&gate.cond, &gate.lock);
+    }
+    g_mutex_unlock(&gate.lock);
 }
 
 static void open_gate(void)
@@ -49,6 +62,13 @@ static void open_gate(void)
     g_mutex_unlock(&gate.lock);
 }
 
+static void init_gate(void)
+{
+    memset(&gate, 0, sizeof(gate));
+    g_mutex_init(&gate.lock);
+    g_cond_init(&gate.cond);
+}
+
 static void setup_rest(Fixture *f)
 {
     setup_mode(f, &(Mode) {
@@ -57,10 +77,7 @@ static void setup_rest(Fixture *f)
         .threads = THREADS,
         .ram_bytes = RAM_CHUNKS * MIB,
     });
-    g_mutex_init(&gate.lock);
-    g_cond_init(&gate.cond);
-    gate.open = false;
-    gate.passed = 0;
+    init_gate();
     f->verbs->refuse = hold_up;
     g_assert_true(rmig_source_pins_all(f->source));
     g_assert_true(rmig_source_exchange(f->source, NULL));
@@ -74,6 +91,7 @@ static void setup_rest(Fixture *f)
 static void teardown_rest(Fixture *f)
 {
     teardown(f);
+    rmig_reaper_wait(NULL); /* a worker may still be at the gate */
     g_mutex_clear(&gate.lock);
     g_cond_clear(&gate.cond);
 }
@@ -150,9 +168,76 @@ static void test_close(void)
     thread = g_thread_new("opener", open_when_left, f.link);
     rmig_source_close(f.source, true);
     g_thread_join(thread);
+    rmig_reaper_wait(NULL); /* the fakes check that nothing stays registered */
     g_assert_cmpuint(gate.passed, <=, THREADS);
-    teardown_rest(&f); /* where the fakes check that nothing stays registered */
+    teardown_rest(&f);
+}
+
+static void released(void)
+{
+    g_assert_true(gate.open);
+    gate.released++;
+}
+
+/*
+ * Nor does closing wait for what has begun: that is told of when it has ended.
+ * A worker stands at the gate all the while.
+ */
+static void test_close_stuck(void)
+{
+    Fixture f;
+
+    setup_rest(&f);
+    await_worker();
+    f.source->config.released = released;
+    rmig_source_close(f.source, true);
+    teardown(&f); /* it is not needed any more, nor is the guest's memory */
+    open_gate();
     rmig_reaper_wait(NULL);
+    g_assert_cmpuint(gate.released, ==, 1);
+    g_assert_cmpuint(gate.passed, <=, THREADS);
+    g_mutex_clear(&gate.lock);
+    g_cond_clear(&gate.cond);
+}
+
+/* A wait without a deadline goes on */
+static void rest(RMigLink *link)
+{
+    (void)link;
+}
+
+static gpointer cancel_when_held(gpointer opaque)
+{
+    await_worker();
+    rmig_source_shutdown(opaque);
+    return NULL;
+}
+
+/* Pinning all for a peer of version 1, cancelled in the middle of it */
+static void test_pin_all_stuck(void)
+{
+    g_autoptr(GError) err = NULL;
+    GThread *thread;
+    Fixture f;
+
+    init_gate();
+    setup_mode(&f, &(Mode) { .flags = RMIG_WIRE_FLAG_PIN_ALL, .pin_all = true,
+                             .threads = THREADS });
+    f.link->watched_wait_ms = 1;
+    f.link->patience = rest;
+    f.verbs->refuse = hold_up;
+    f.source->config.released = released;
+    thread = g_thread_new("canceller", cancel_when_held, f.source);
+    g_assert_false(rmig_source_exchange(f.source, &err));
+    g_assert_error(err, RMIG_LINK_ERROR, RMIG_LINK_ERROR_SHUTDOWN);
+    g_thread_join(thread);
+    rmig_source_close(f.source, true);
+    teardown(&f);
+    open_gate();
+    rmig_reaper_wait(NULL);
+    g_assert_cmpuint(gate.released, ==, 1);
+    g_mutex_clear(&gate.lock);
+    g_cond_clear(&gate.cond);
 }
 
 int main(int argc, char **argv)
@@ -161,5 +246,7 @@ int main(int argc, char **argv)
     g_test_add_func("/source/rest/bounded", test_bounded);
     g_test_add_func("/source/rest/needed-first", test_needed_first);
     g_test_add_func("/source/rest/close", test_close);
+    g_test_add_func("/source/rest/close/stuck", test_close_stuck);
+    g_test_add_func("/source/pin-all/stuck", test_pin_all_stuck);
     return g_test_run();
 }
