@@ -134,8 +134,8 @@ static GError *judge(RMigDest *d, const RMigLink *link)
         (d->back.link || !rmig_link_same_peer(d->main.link, link))) {
         return refusal("a migration comes in");
     }
-    if (same_host(d, link, false) ||
-        (d->main.link && same_host(d, link, true))) {
+    /* One more than is being accepted, in case that comes to nothing */
+    if (same_host(d, link, false)) {
         return refusal("others from the same host are being made");
     }
     if (d->candidates.length == CANDIDATES_MAX) {

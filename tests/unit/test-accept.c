@@ -233,6 +233,32 @@ static void test_others_go(void)
     end(&f);
 }
 
+/*
+ * A request for the return path that comes twice: the second is refused when
+ * the first is complete, as its peer might take that for the first's answer
+ */
+static void test_return_twice(void)
+{
+    RMigLink *first, *back;
+    Fixture f;
+
+    start(&f);
+    first = offer(1, true);
+    g_assert_cmpint(look(&f, NULL), ==, RMIG_ACCEPTED_NOTHING);
+    first->up = true;
+    g_assert_cmpint(look(&f, NULL), ==, RMIG_ACCEPTED_MAIN);
+    back = offer(1, true);
+    offer(1, true);
+    g_assert_cmpint(look(&f, NULL), ==, RMIG_ACCEPTED_NOTHING);
+    g_assert_cmpuint(fake_links_refused, ==, 0);
+    g_assert_true(rmig_dest_return_pending(f.dest));
+    back->up = true;
+    g_assert_cmpint(look(&f, NULL), ==, RMIG_ACCEPTED_RETURN);
+    g_assert_cmpuint(fake_links_refused, ==, 1);
+    g_assert_nonnull(rmig_dest_return_stream(f.dest));
+    end(&f);
+}
+
 /* What others are refused is told once, then counted */
 static void test_told(void)
 {
@@ -276,6 +302,7 @@ int main(int argc, char **argv)
     g_test_add_func("/accept/judged-first", test_judged_first);
     g_test_add_func("/accept/return-early", test_return_early);
     g_test_add_func("/accept/others-go", test_others_go);
+    g_test_add_func("/accept/return-twice", test_return_twice);
     g_test_add_func("/accept/told", test_told);
     return g_test_run();
 }
