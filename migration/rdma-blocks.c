@@ -89,6 +89,7 @@ bool rdma_blocks_list_holes(void *opaque, GError **err)
     QIOChannelRDMA *rioc = opaque;
     void *args[] = { rioc->dest, err };
 
+    rdma_memory_guard(rioc);
     return foreach_not_ignored_block(add_dest_holes, args) == 0;
 }
 
@@ -153,5 +154,6 @@ bool rdma_blocks_list_source(QIOChannelRDMA *rioc, GError **err)
     void *args[] = { rioc, err };
 
     RCU_READ_LOCK_GUARD();
+    rdma_memory_guard(rioc);
     return foreach_not_ignored_block(add_source_block, args) == 0;
 }

@@ -32,6 +32,7 @@ struct QIOChannelRDMA {
     unsigned batch_pages; /* so many of both go there at once */
     uint64_t pin_limit; /* dest: rdma-pin-limit when it began to listen */
     VMChangeStateEntry *vm_state; /* dest: revokes before the guest runs */
+    bool memory_is_guarded; /* under the lock of rdma-memory.c */
     bool memory_is_lost; /* atomic; set once, under the lock of rdma-memory.c */
     char *memory_lost; /* why; likewise */
     CoQueue return_ready; /* dest: writers that wait for the return path */

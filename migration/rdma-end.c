@@ -40,7 +40,7 @@ static enum {
     GUEST_GONE,      /* confirmed: the destination has it */
 } guest;
 
-void rdma_end_init(void)
+void rdma_end_over(void)
 {
     guest = GUEST_HERE;
 }
@@ -50,9 +50,10 @@ bool rdma_guest_is_gone(void)
     return guest == GUEST_GONE;
 }
 
+/* Whatever may bring a migration to "failed" when the destination has it */
 bool rdma_guest_may_run_elsewhere(void)
 {
-    return guest == GUEST_COMMITTED;
+    return guest != GUEST_HERE;
 }
 
 /*
@@ -107,6 +108,14 @@ static bool commit(MigrationState *s, QIOChannelRDMA *rioc, bool starts,
     return ok;
 }
 
+/* START has not left: the guest is as it was before commit() */
+static void take_back(void)
+{
+    bql_lock();
+    guest = GUEST_HERE;
+    bql_unlock();
+}
+
 /* STARTED has come.  A guest that nobody starts there can still be kept. */
 static bool let_go(MigrationState *s)
 {
@@ -124,7 +133,7 @@ int rdma_source_hand_over(MigrationState *s)
     QIOChannelRDMA *rioc = migrate_rdma() ? qio_channel_rdma_from_file(f) :
                            NULL;
     GError *err = NULL;
-    bool starts;
+    bool starts, left;
 
     if (!rioc) {
         return 0;
@@ -146,9 +155,13 @@ int rdma_source_hand_over(MigrationState *s)
         /* Without an error of ours there is one, or the user's wish */
         return err ? end_failed(f, rioc, err) : -1;
     }
-    if (!rmig_source_start(rioc->source, &err)) {
+    if (!rmig_source_start(rioc->source, &left, &err)) {
         trace_rdma_source_not_started(starts, err->message);
-        return starts ? lost_sight(s, f, err) : end_failed(f, rioc, err);
+        if (starts && left) {
+            return lost_sight(s, f, err);
+        }
+        take_back();
+        return end_failed(f, rioc, err);
     }
     trace_rdma_source_started(starts);
     return let_go(s) ? 0 : -1;
@@ -184,11 +197,13 @@ bool rdma_source_cancel(MigrationState *s)
     }
     /*
      * The guest may be running at the destination, or does.  All that there is
-     * to end is a wait.
+     * to end is a wait; the file is left alone, as an error of it would fail
+     * what is complete.
      */
     WITH_QEMU_LOCK_GUARD(&s->qemu_file_lock) {
         if (s->to_dst_file) {
-            qemu_file_shutdown(s->to_dst_file);
+            qio_channel_shutdown(qemu_file_get_ioc(s->to_dst_file),
+                                 QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
         }
     }
     return true;
@@ -297,7 +312,12 @@ static void asked_bh(void *opaque)
     if (ask->err) {
         fail_incoming(ask->mis, ask->err);
     } else {
-        vm_start();
+        /* "stop" may have come meanwhile */
+        if (autostart) {
+            vm_start();
+        } else {
+            runstate_set(RUN_STATE_PAUSED);
+        }
         migrate_set_state(&ask->mis->state, MIGRATION_STATUS_ACTIVE,
                           MIGRATION_STATUS_COMPLETED);
         migration_incoming_state_destroy();

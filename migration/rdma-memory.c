@@ -233,6 +233,16 @@ void rdma_memory_add(QIOChannelRDMA *rioc, RAMBlock *rb)
     g_array_append_val(ranges, range);
 }
 
+/*
+ * Before that a discard harms nothing: virtio-mem makes one at the destination,
+ * when it has allocated what is plugged and QEMU believes in postcopy.
+ */
+void rdma_memory_guard(QIOChannelRDMA *rioc)
+{
+    QEMU_LOCK_GUARD(&lock);
+    rioc->memory_is_guarded = true;
+}
+
 void rdma_memory_forget(QIOChannelRDMA *rioc)
 {
     QEMU_LOCK_GUARD(&lock);
@@ -311,7 +321,8 @@ void rdma_memory_discard(void *host, size_t length)
         uint8_t *from = MAX(start, range->host);
         uint8_t *to = MIN(start + length, range->host + range->length);
 
-        if (from < to && is_populated(range, from - range->host, to - from)) {
+        if (range->rioc->memory_is_guarded && from < to &&
+            is_populated(range, from - range->host, to - from)) {
             lose(range, "was discarded");
         }
     }

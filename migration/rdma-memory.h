@@ -40,10 +40,12 @@ uint64_t rdma_memory_plugged_bytes(void);
 /*
  * rdma_memory_add: @rb takes part in the migration of @rioc
  *
- * Until rdma_memory_forget(), if it is discarded or goes away nevertheless, the
- * migration fails.  Any thread.
+ * Until rdma_memory_forget(), if it goes away nevertheless, or is discarded
+ * behind rdma_memory_guard(), the migration fails.  Any thread.
  */
 void rdma_memory_add(QIOChannelRDMA *rioc, RAMBlock *rb);
+/* From here on what was added may be registered.  Under the BQL. */
+void rdma_memory_guard(QIOChannelRDMA *rioc);
 void rdma_memory_forget(QIOChannelRDMA *rioc);
 /*
  * Whether all that was added is as it was; @err: which is not.  Under the RCU

@@ -314,7 +314,6 @@ void rdma_start_outgoing_migration(void *opaque, InetSocketAddress *addr,
     rioc->source = source;
     qio_channel_set_name(QIO_CHANNEL(rioc), "migration-rdma-outgoing");
     s->rdma_migration = true;
-    rdma_end_init();
     rdma_info_attach(rioc);
 
     f = qemu_file_new_output(QIO_CHANNEL(rioc));

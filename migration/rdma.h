@@ -79,8 +79,8 @@ int rdma_registration_handle(QEMUFile *f);
  * The end: who has the guest.  docs/rdma.txt, "The end of a migration".  All
  * of these do nothing in a migration that is not over RDMA.
  */
-/* Source: a migration begins */
-void rdma_end_init(void);
+/* Source, main loop: a migration has ended, and nothing of it is left */
+void rdma_end_over(void);
 /*
  * Source, migration thread, without the BQL: everything is written to the file.
  * Sees it arrive and hands the guest over; may wait for as long as the
@@ -163,6 +163,9 @@ static inline int rdma_block_notification_handle(QEMUFile *f,
 static inline int rdma_registration_handle(QEMUFile *f)
 {
     return 0;
+}
+static inline void rdma_end_over(void)
+{
 }
 static inline int rdma_source_hand_over(MigrationState *s)
 {

@@ -334,20 +334,22 @@ bool rmig_source_wait_loaded(RMigSource *source, bool *starts, GError **err)
 /*
  * rmig_source_commit: the last moment at which everything can be called off
  *
- * False if it has been shut down.  From here on a return path that breaks
- * leaves the main connection alone.  Does not wait.
+ * False if it has been shut down, or if the destination has given up by now.
+ * From here on a return path that breaks leaves the main connection alone.  Does
+ * not wait.
  */
 bool rmig_source_commit(RMigSource *source, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 /*
  * rmig_source_start: give the guest away, after rmig_source_commit()
  *
- * True: the destination has it.  False: nobody knows; if it starts the guest by
- * itself, the guest must not run here any more unless a user says so.  The
- * return path, if there is one, must bring something within RMIG_REPORT_MS
- * afterwards, or reading it fails.
+ * True: the destination has it.  False: nobody knows, but if @left says that
+ * START has not left; else, if the destination starts the guest by itself, the
+ * guest must not run here any more unless a user says so.  The return path, if
+ * there is one, must bring something within RMIG_REPORT_MS afterwards, or
+ * reading it fails.
  */
-bool rmig_source_start(RMigSource *source, GError **err)
+bool rmig_source_start(RMigSource *source, bool *left, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 /* How long a destination that has the guest may take for a last report */
 #define RMIG_REPORT_MS 5000

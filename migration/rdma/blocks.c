@@ -242,27 +242,28 @@ bool rmig_block_contains(const RMigBlock *block, uint64_t offset, uint64_t len)
 }
 
 /* Block sizes are up to TiB: whole bytes of the bitmap at a time */
-static uint64_t next_chunk(const RMigBlock *block, uint64_t from, bool hole)
+static uint64_t next_chunk(const RMigBlock *block, uint64_t from, uint64_t end,
+                           bool hole)
 {
-    uint64_t chunks = rmig_block_chunks(block);
     uint8_t other = hole ? 0 : 0xff;
 
-    while (from < chunks && rmig_block_is_hole(block, from) != hole) {
+    while (from < end && rmig_block_is_hole(block, from) != hole) {
         from += from % 8 == 0 && block->holes[from / 8] == other ? 8 : 1;
     }
-    return MIN(from, chunks);
+    return MIN(from, end);
 }
 
-uint64_t rmig_block_next_present(const RMigBlock *block, uint64_t from)
+uint64_t rmig_block_next_present(const RMigBlock *block, uint64_t from,
+                                 uint64_t end)
 {
-    return block->holes ? next_chunk(block, from, false) :
-           MIN(from, rmig_block_chunks(block));
+    return block->holes ? next_chunk(block, from, end, false) :
+           MIN(from, end);
 }
 
-uint64_t rmig_block_next_hole(const RMigBlock *block, uint64_t from)
+uint64_t rmig_block_next_hole(const RMigBlock *block, uint64_t from,
+                              uint64_t end)
 {
-    return block->holes ? next_chunk(block, from, true) :
-           rmig_block_chunks(block);
+    return block->holes ? next_chunk(block, from, end, true) : end;
 }
 
 static bool check_remote(const RMigBlock *block, const RMigWireBlock *remote,
@@ -337,7 +338,7 @@ static RMigBlock *find_block(const RMigBlocks *blocks, uint32_t index,
 static bool check_present(const RMigBlock *block, uint64_t first, uint64_t n,
                           const char *what, GError **err)
 {
-    uint64_t hole = rmig_block_next_hole(block, first);
+    uint64_t hole = rmig_block_next_hole(block, first, first + n);
 
     if (hole < first + n) {
         g_set_error(err, RMIG_BLOCKS_ERROR, 0,

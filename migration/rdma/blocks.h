@@ -110,10 +110,15 @@ static inline bool rmig_block_is_hole(const RMigBlock *block, uint64_t chunk)
 {
     return block->holes && (block->holes[chunk / 8] >> (chunk % 8) & 1);
 }
-/* The first chunk from @from on that has memory; rmig_block_chunks(): none */
-uint64_t rmig_block_next_present(const RMigBlock *block, uint64_t from);
+/*
+ * The first chunk of [@from, @end), all of which exist, that has memory; @end:
+ * none.  Looks at no others, so what a peer asks for costs what it names.
+ */
+uint64_t rmig_block_next_present(const RMigBlock *block, uint64_t from,
+                                 uint64_t end);
 /* The first one that has none, likewise */
-uint64_t rmig_block_next_hole(const RMigBlock *block, uint64_t from);
+uint64_t rmig_block_next_hole(const RMigBlock *block, uint64_t from,
+                              uint64_t end);
 
 /*
  * rmig_blocks_set_remote: source: take a validated RAM_BLOCKS_RESULT

@@ -552,6 +552,17 @@ bool rmig_control_may_send(const RMigControl *c, RMigWireType type)
     return has_credit(c, type) && rmig_control_may_compose(c);
 }
 
+bool rmig_control_wait_credit(RMigControl *c, RMigWireType type, GError **err)
+{
+    g_assert(c->commands);
+    while (!has_credit(c, type)) {
+        if (!step(c, 0, "the peer to say READY", err)) {
+            return false;
+        }
+    }
+    return rmig_link_check(c->link, err);
+}
+
 bool rmig_control_wait_idle(RMigControl *c, GError **err)
 {
     g_assert(c->commands);

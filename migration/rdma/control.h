@@ -110,11 +110,14 @@ bool rmig_control_command(RMigControl *control, RMigWireType type,
                           uint32_t len, uint32_t repeat, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 /*
- * rmig_control_wait_idle: until rmig_control_command() would not have to wait,
- * whatever the type; without a deadline
+ * rmig_control_wait_credit: until rmig_control_command() would not have to wait
+ * if it sent a @type; without a deadline
+ * rmig_control_wait_idle: likewise, whatever the type
  *
  * For a peer that is known to be busy, and may be so for long.
  */
+bool rmig_control_wait_credit(RMigControl *control, RMigWireType type,
+                              GError **err) G_GNUC_WARN_UNUSED_RESULT;
 bool rmig_control_wait_idle(RMigControl *control, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 /* Whether rmig_control_wait_answer() would not have to wait */

@@ -28,32 +28,31 @@ bool rmig_dest_hands_over(const RMigDest *d)
 }
 
 /*
- * What is left of the stream: a source may describe itself at more length than
- * is read here
+ * The next command, which must be a @type.  @behind_stream: what is left of the
+ * stream may come before it and is dropped, as a source may describe itself at
+ * more length than is read here; nor need it all have come yet.
  */
-static void drop_stream(RMigDest *d)
-{
-    d->main.stream.left = 0;
-    if (!rmig_control_release(d->main.control, NULL)) {
-        RMIG_LOG("the connection broke behind the stream");
-    }
-}
-
-/* The next command, which must be a @type */
-static bool take(RMigDest *d, RMigWireType type, GError **err)
+static bool take(RMigDest *d, RMigWireType type, bool behind_stream,
+                 GError **err)
 {
     RMigWireMessage msg;
 
-    if (rmig_control_receive(d->main.control, true, &msg, err) < 0) {
-        return false;
+    while (rmig_control_receive(d->main.control, true, &msg, err) > 0) {
+        if (msg.type == type) {
+            return true;
+        }
+        if (msg.type != RMIG_WIRE_QEMU_FILE || !behind_stream) {
+            g_set_error(err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PROTOCOL,
+                        "the source sent %s where %s has to come",
+                        rmig_wire_type_name(msg.type),
+                        rmig_wire_type_name(type));
+            return false;
+        }
+        if (!rmig_control_release(d->main.control, err)) {
+            return false;
+        }
     }
-    if (msg.type != type) {
-        g_set_error(err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PROTOCOL,
-                    "the source sent %s where %s has to come",
-                    rmig_wire_type_name(msg.type), rmig_wire_type_name(type));
-        return false;
-    }
-    return true;
+    return false;
 }
 
 static bool answer_loaded(RMigDest *d, bool starts, GError **err)
@@ -88,21 +87,18 @@ static void say_started(RMigDest *d)
 
 static bool be_handed(RMigDest *d, bool starts, GError **err)
 {
-    while (rmig_stream_has_data(&d->main.stream)) {
-        RMigWireMessage rest;
-
-        if (d->main.stream.left == 0 &&
-            rmig_control_receive(d->main.control, true, &rest, err) < 0) {
+    if (d->main.stream.left > 0) {
+        d->main.stream.left = 0;
+        if (!rmig_control_release(d->main.control, err)) {
             return false;
         }
-        drop_stream(d);
     }
-    if (!take(d, RMIG_WIRE_LOAD_REQUEST, err) ||
+    if (!take(d, RMIG_WIRE_LOAD_REQUEST, true, err) ||
         !answer_loaded(d, starts, err)) {
         return false;
     }
     wait_for(d, RMIG_WAIT_GO_AHEAD);
-    return take(d, RMIG_WIRE_START, err);
+    return take(d, RMIG_WIRE_START, false, err);
 }
 
 bool rmig_dest_hand_over(RMigDest *d, bool starts, GError **err)

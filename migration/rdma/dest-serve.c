@@ -73,6 +73,17 @@ static void jobs_are_ripe(void *opaque)
     rmig_jobs_reap(d->jobs);
 }
 
+static uint64_t plugged_bytes(const RMigDest *d)
+{
+    return d->blocks.total_bytes - d->blocks.hole_bytes;
+}
+
+/* Regions may overlap, and each pins its own: together no more than RAM */
+static uint64_t may_pin(const RMigDest *d)
+{
+    return MIN(d->pin_room, plugged_bytes(d));
+}
+
 static bool init_tables(RMigDest *d, GError **err)
 {
     d->jobs = rmig_jobs_new(d->config.register_threads, err);
@@ -80,10 +91,8 @@ static bool init_tables(RMigDest *d, GError **err)
         return false;
     }
     d->pages = rmig_pages_new();
-    /* Regions may overlap, and each pins its own: together no more than RAM */
     rmig_mr_table_init(&d->table, rmig_link_verbs(d->main.link), d->jobs,
-                       &d->blocks, true,
-                       MIN(d->pin_room, d->blocks.total_bytes));
+                       &d->blocks, true, may_pin(d));
     d->announced = true;
     return rmig_jobs_fd(d->jobs) < 0 ||
            rmig_link_watch(d->main.link, rmig_jobs_fd(d->jobs), jobs_are_ripe,
@@ -111,7 +120,7 @@ static bool learn_blocks(RMigDest *d, GError **err)
 
 /*
  * What is plugged here is told by the source's stream, between the exchange of
- * the blocks and the first round.
+ * the blocks and the first round.  So this comes before the first registration.
  */
 static bool learn_holes(RMigDest *d, GError **err)
 {
@@ -119,7 +128,11 @@ static bool learn_holes(RMigDest *d, GError **err)
         return true;
     }
     d->knows_holes = true;
-    return d->config.ops->list_holes(d->config.opaque, err);
+    if (!d->config.ops->list_holes(d->config.opaque, err)) {
+        return false;
+    }
+    rmig_budget_init(&d->table.budget, may_pin(d));
+    return true;
 }
 
 /* Pin-all as in version 1: before the first page */
@@ -296,7 +309,7 @@ static bool begin_register(RMigDest *d, const RMigBlock *block, uint64_t first,
 static bool begin_all(RMigDest *d, const RMigWireMessage *msg,
                       GPtrArray *spans, GError **err)
 {
-    uint64_t left = d->blocks.total_bytes;
+    uint64_t left = plugged_bytes(d);
 
     for (uint32_t i = 0; i < msg->n_records; i++) {
         RMigWireRegister reg;
@@ -416,7 +429,7 @@ static bool handle_register(RMigDest *d, const RMigWireMessage *msg,
 static bool handle_unregister(RMigDest *d, const RMigWireMessage *msg,
                               GError **err)
 {
-    uint64_t left = d->blocks.total_bytes;
+    uint64_t left = plugged_bytes(d);
 
     for (uint32_t i = 0; i < msg->n_records; i++) {
         RMigWireRegister reg;
@@ -544,7 +557,7 @@ static void end_runs(RMigDest *d, ZeroJob *z)
 static bool handle_zero_runs(RMigDest *d, const RMigWireMessage *msg,
                              GError **err)
 {
-    uint64_t left = d->blocks.total_bytes;
+    uint64_t left = plugged_bytes(d);
     ZeroJob *z = new_zero_job(d);
     bool ok = true;
 

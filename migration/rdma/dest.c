@@ -240,8 +240,12 @@ void rmig_dest_close(RMigDest *d, bool failed)
         return;
     }
     rmig_dest_publish(d);
-    if (d->jobs && (failed || rmig_link_failed(d->main.link))) {
-        /* Not what has been received: that is cleared to the end */
+    if (d->jobs && (failed || rmig_link_failed(d->main.link) ||
+                    d->clearing == 0)) {
+        /*
+         * Who has begun goes on; the rest is let go by the reaper.  But what
+         * has been received is cleared to the end.
+         */
         rmig_jobs_drop(d->jobs);
     }
     /*

@@ -575,6 +575,13 @@ void rmig_link_rest(RMigLink *link)
     }
 }
 
+/* Not the heartbeat, which tells the peer nothing: it may well have left */
+static unsigned words_in_flight(const RMigLink *link)
+{
+    return rmig_verbs_sends_in_flight(link->verbs) -
+           (link->probing ? link->probe.slots : 0);
+}
+
 bool rmig_link_settle(RMigLink *link, int64_t timeout_ms, GError **err)
 {
     int64_t deadline = g_get_monotonic_time() + timeout_ms * 1000;
@@ -584,7 +591,7 @@ bool rmig_link_settle(RMigLink *link, int64_t timeout_ms, GError **err)
     if (!link->qp_made) {
         return true;
     }
-    while (rmig_verbs_sends_in_flight(link->verbs) > 0) {
+    while (words_in_flight(link) > 0) {
         struct pollfd pfd = {
             .fd = rmig_verbs_fd(link->verbs), .events = POLLIN,
         };
@@ -603,7 +610,7 @@ bool rmig_link_settle(RMigLink *link, int64_t timeout_ms, GError **err)
             RMIG_LOG("%s: not settled in time", link->name);
             return true;
         }
-        if (rmig_verbs_sends_in_flight(link->verbs) > 0) {
+        if (words_in_flight(link) > 0) {
             poll(&pfd, 1, left_us / 1000 + 1);
         }
     }

@@ -228,8 +228,8 @@ bool rmig_link_check(const RMigLink *link, GError **err)
     G_GNUC_WARN_UNUSED_RESULT;
 
 /*
- * rmig_link_settle: wait until everything posted has been acknowledged, at
- * most @timeout_ms
+ * rmig_link_settle: wait until everything posted has been acknowledged, but for
+ * a heartbeat, at most @timeout_ms
  *
  * False with @err if a request has failed; what is merely late is no failure.
  * For the end of a connection or of its stream, whatever ended it: it does not

@@ -250,7 +250,8 @@ uint64_t rmig_plan_next_dirty(const RMigBlock *block,
 
     /* A guest may write to what it has not plugged; nobody is to read it */
     while (chunk < chunks && rmig_block_is_hole(block, chunk)) {
-        chunk = next_dirty(block, hints, rmig_block_next_present(block, chunk));
+        chunk = next_dirty(block, hints,
+                           rmig_block_next_present(block, chunk, chunks));
     }
     return chunk;
 }

@@ -240,26 +240,27 @@ static void fill_rest(RMigSource *s)
          a->to_ask_bytes < REST_BYTES &&
          a->local.registering_bytes < REST_HERE_BYTES; i++) {
         const RMigBlock *block;
+        uint64_t n = 1, chunks;
         RMigSpan *span;
-        uint64_t n = 1;
 
         if (a->next_block >= rmig_blocks_count(&s->blocks)) {
             a->next_block = 0;
             a->next_chunk = 0;
         }
         block = rmig_blocks_get(&s->blocks, a->next_block);
-        a->next_chunk = rmig_block_next_present(block, a->next_chunk);
-        if (a->next_chunk >= rmig_block_chunks(block)) {
+        chunks = rmig_block_chunks(block);
+        a->next_chunk = rmig_block_next_present(block, a->next_chunk, chunks);
+        if (a->next_chunk >= chunks) {
             a->next_block++;
             a->next_chunk = 0;
             continue;
         }
         span = rmig_mr_table_find(&a->local, block, a->next_chunk);
         if (!span) {
-            uint64_t chunks = rmig_block_next_hole(block, a->next_chunk) -
-                              a->next_chunk;
+            uint64_t end = MIN(a->next_chunk + most, chunks);
 
-            while (n < MIN(most, chunks) &&
+            end = rmig_block_next_hole(block, a->next_chunk, end);
+            while (n < end - a->next_chunk &&
                    !rmig_mr_table_find(&a->local, block, a->next_chunk + n)) {
                 n++;
             }

@@ -42,7 +42,11 @@ static bool end_stream(RMigSource *s, GError **err)
 {
     GError *local = NULL;
 
+    /* It loads what it has before it takes the rest, for as long as it needs */
     if (!rmig_link_check(s->main.link, err) ||
+        (!rmig_stream_is_empty(&s->main.stream) &&
+         !rmig_control_wait_credit(s->main.control, RMIG_WIRE_QEMU_FILE,
+                                   err)) ||
         !rmig_stream_flush(&s->main.stream, err)) {
         return false;
     }
@@ -115,26 +119,28 @@ bool rmig_source_wait_loaded(RMigSource *s, bool *starts, GError **err)
 
 bool rmig_source_commit(RMigSource *s, GError **err)
 {
-    return rmig_shutdown_part(s->shutdown, err);
+    /* Whoever decides may have had to wait for that, and nobody looked */
+    return rmig_link_look(s->main.link, err) &&
+           rmig_shutdown_part(s->shutdown, err);
 }
 
-static bool give_away(RMigSource *s, GError **err)
+static bool give_away(RMigSource *s, bool *left, GError **err)
 {
     RMigControl *control = s->main.control;
     RMigWireMessage msg;
 
-    return rmig_control_command(control, RMIG_WIRE_START, 0, 1, err) &&
-           rmig_control_wait_answer(control, RMIG_CONTROL_NO_DEADLINE, &msg,
-                                    err);
+    *left = rmig_control_command(control, RMIG_WIRE_START, 0, 1, err);
+    return *left && rmig_control_wait_answer(control, RMIG_CONTROL_NO_DEADLINE,
+                                             &msg, err);
 }
 
-bool rmig_source_start(RMigSource *s, GError **err)
+bool rmig_source_start(RMigSource *s, bool *left, GError **err)
 {
     GError *local = NULL;
     bool ok;
 
     wait_for(s, RMIG_WAIT_STARTED);
-    ok = give_away(s, &local);
+    ok = give_away(s, left, &local);
     if (!ok) {
         wait_for(s, RMIG_WAIT_NONE);
         rmig_source_give_up(s, local, err);

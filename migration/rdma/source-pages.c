@@ -354,8 +354,10 @@ static bool ends_hole(const RMigSource *s, const RMigBlock *block,
 /* @len > 0.  A page larger than a chunk is either plugged or not, too. */
 static bool is_all_hole(const RMigBlock *block, uint64_t offset, uint64_t len)
 {
-    return rmig_block_next_present(block, rmig_block_chunk_of(offset)) >
-           rmig_block_chunk_of(offset + len - 1);
+    uint64_t end = rmig_block_chunk_of(offset + len - 1) + 1;
+
+    return rmig_block_next_present(block, rmig_block_chunk_of(offset), end) ==
+           end;
 }
 
 static RMigPage take_page(RMigSource *s, uint64_t block_offset,

@@ -54,8 +54,8 @@ bool rmig_ahead_init(RMigSource *s, GError **err)
 
         a->evicted[i] = g_new0(uint8_t, chunks / 8 + 1);
         a->pin_left += chunks;
-        for (uint64_t c = rmig_block_next_hole(block, 0); c < chunks;
-             c = rmig_block_next_hole(block, c + 1)) {
+        for (uint64_t c = rmig_block_next_hole(block, 0, chunks); c < chunks;
+             c = rmig_block_next_hole(block, c + 1, chunks)) {
             a->pin_left--;
         }
     }

@@ -30,7 +30,7 @@ bool fuzz_end(FuzzEnd *end, RMigSource *source, FuzzQp *main,
                             FuzzQp *connection))
 {
     GError *err = NULL;
-    bool starts;
+    bool starts, left;
 
     fuzz_schedule_call();
     if (!check(rmig_source_end(source, &err), &err, "end", main)) {
@@ -42,12 +42,12 @@ bool fuzz_end(FuzzEnd *end, RMigSource *source, FuzzQp *main,
     fuzz_schedule_call();
     if (!check(rmig_source_wait_loaded(source, &starts, &err), &err, "loaded",
                main) ||
-        !check(rmig_source_commit(source, &err), &err, "commit", NULL)) {
+        !check(rmig_source_commit(source, &err), &err, "commit", main)) {
         return false;
     }
     end->committed = true;
     fuzz_schedule_call();
-    if (!check(rmig_source_start(source, &err), &err, "start", main)) {
+    if (!check(rmig_source_start(source, &left, &err), &err, "start", main)) {
         return false;
     }
     if (!end->started) {

@@ -29,6 +29,7 @@ typedef struct FakePost {
     uint32_t rkey;
     GBytes *data; /* SEND: what was in the buffer when it was posted */
     unsigned completed_before; /* requests, when this one was posted */
+    bool placed; /* WRITE: the tests', whether it is in the peer's memory */
 } FakePost;
 
 struct RMigMr {

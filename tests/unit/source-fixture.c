@@ -26,14 +26,30 @@ static Block *block_at(Fixture *f, uint64_t remote_addr, uint64_t *offset)
     g_assert_not_reached(); /* a write to nowhere */
 }
 
-/* A write lands: a device would refuse it without the right key */
-static void landed(void *opaque, const FakePost *write)
+bool is_in_hole(const Block *b, uint64_t offset)
 {
-    Fixture *f = opaque;
+    return offset / MIB >= b->hole_first && offset / MIB < b->hole_end;
+}
+
+static void assert_plugged(const Block *b, uint64_t offset, uint64_t bytes)
+{
+    for (uint64_t at = offset; at < offset + bytes; at += PAGE) {
+        g_assert_false(is_in_hole(b, at));
+    }
+}
+
+/* A write lands: a device would refuse it without the right key */
+static void place(Fixture *f, FakePost *write)
+{
     uint64_t offset;
     Block *b = block_at(f, write->remote_addr, &offset);
     unsigned i = b - f->block;
 
+    if (write->placed) {
+        return;
+    }
+    write->placed = true;
+    assert_plugged(b, offset, write->bytes);
     g_assert_cmpuint(write->bytes, <=, b->length - offset);
     g_assert_cmphex(write->rkey, !=, 0);
     for (uint64_t c = rmig_block_chunk_of(offset);
@@ -41,6 +57,24 @@ static void landed(void *opaque, const FakePost *write)
         g_assert_cmphex(write->rkey, ==, f->keys[i][c]);
     }
     memcpy(b->theirs + offset, write->addr, write->bytes);
+}
+
+static void landed(void *opaque, const FakePost *write)
+{
+    place(opaque, (FakePost *)write);
+}
+
+/* A message is behind the writes that were posted before it */
+static void place_before(Fixture *f, const FakePost *sent)
+{
+    FakePost *post;
+
+    while ((post = g_ptr_array_index(f->verbs->posts, f->placed)) != sent) {
+        if (post->kind == FAKE_WRITE) {
+            place(f, post);
+        }
+        f->placed++;
+    }
 }
 
 static uint64_t bytes_of(const Block *b, uint64_t first, uint64_t n)
@@ -58,6 +92,7 @@ static uint32_t pin(Fixture *f, unsigned block, uint64_t first, uint64_t n)
 
     for (uint64_t c = first; c < first + n; c++) {
         g_assert_cmpuint(c << RMIG_CHUNK_SHIFT, <, b->length);
+        g_assert_false(is_in_hole(b, c << RMIG_CHUNK_SHIFT));
         g_assert_cmphex(f->keys[block][c], ==, 0); /* once is enough */
         f->registered[block][c] = first + 1;
         f->keys[block][c] = key;
@@ -196,6 +231,7 @@ static void take_zero_runs(Fixture *f, const RMigWireMessage *msg)
         g_assert_cmphex(run.offset, >=, b->remote_offset);
         g_assert_cmpuint(run.length, <=,
                          b->length - (run.offset - b->remote_offset));
+        assert_plugged(b, run.offset - b->remote_offset, run.length);
         if (b->theirs) {
             memset(b->theirs + (run.offset - b->remote_offset), 0,
                    run.length);
@@ -216,6 +252,7 @@ static void destination(RMigLink *link, RMigWireType type,
     RMigWireMessage msg;
 
     g_assert_true(rmig_wire_message_unpack(data, len, &msg, NULL));
+    place_before(f, sent);
     f->seen[type]++;
     f->records[type] += msg.n_records;
     if (f->vice == SAYS_NOTHING) {
@@ -310,6 +347,12 @@ void init_blocks(Fixture *f)
         if (i < 2 && (i ? f->mode.vga_bytes : f->mode.ram_bytes)) {
             b->length = i ? f->mode.vga_bytes : f->mode.ram_bytes;
         }
+        if (f->mode.holes) {
+            uint64_t chunks = b->length / MIB + (b->length % MIB > 0);
+
+            b->hole_first = g_test_rand_int_range(0, chunks + 1);
+            b->hole_end = g_test_rand_int_range(b->hole_first, chunks + 1);
+        }
         b->ours = g_malloc0(b->length);
         b->theirs = g_malloc(b->length);
         b->remote_host = REMOTE_BASE + i * (UINT64_C(1) << 32);
@@ -368,6 +411,13 @@ void start(Fixture *f, const RMigSourceConfig *config)
 
         g_assert_true(rmig_source_add_block(f->source, b->name, b->ours,
                                             b->offset, b->length, NULL));
+        if (b->hole_first < b->hole_end) {
+            uint64_t hole = b->hole_first * MIB;
+
+            g_assert_true(rmig_source_add_hole(
+                              f->source, b->offset, hole,
+                              MIN(b->hole_end * MIB, b->length) - hole, NULL));
+        }
     }
 }
 
@@ -480,7 +530,7 @@ void finish_round(Fixture *f)
     data = g_bytes_get_data(last->data, &len);
     g_assert_true(rmig_wire_message_unpack(data, len, &msg, NULL));
     g_assert_cmpint(msg.type, ==, RMIG_WIRE_REGISTER_FINISHED);
-    while (!rmig_writer_is_idle(w)) {
+    while (!f->mode.far && !rmig_writer_is_idle(w)) {
         g_assert_cmpint(rmig_link_poll(f->link, NULL), >, 0);
     }
 }
@@ -501,8 +551,16 @@ void send_everything(Fixture *f)
 void assert_same_memory(const Fixture *f)
 {
     for (unsigned i = 0; i < N_BLOCKS; i++) {
-        g_assert_cmpmem(f->block[i].ours, f->block[i].length,
-                        f->block[i].theirs, f->block[i].length);
+        const Block *b = &f->block[i];
+        uint64_t hole = MIN(b->hole_first * MIB, b->length);
+        uint64_t end = MIN(b->hole_end * MIB, b->length);
+
+        g_assert_cmpmem(b->ours, hole, b->theirs, hole);
+        g_assert_cmpmem(b->ours + end, b->length - end, b->theirs + end,
+                        b->length - end);
+        for (uint64_t at = hole; at < end; at += 64) {
+            g_assert_cmphex(b->theirs[at], ==, 0xee);
+        }
     }
 }
 

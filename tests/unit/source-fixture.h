@@ -27,6 +27,8 @@ typedef struct Block {
     uint8_t *ours;
     uint8_t *theirs;
     uint64_t remote_host;
+    uint64_t hole_first; /* chunks from here are not plugged... */
+    uint64_t hole_end;   /* ...up to here */
 } Block;
 
 /* What the destination does wrong, if anything */
@@ -59,6 +61,8 @@ typedef struct Mode {
     uint64_t ram_bytes;     /* of block "ram"; 0: 3 MiB and a page */
     uint64_t vga_bytes;     /* of block "vga"; 0: 2 MiB */
     bool no_detection;      /* of zeros */
+    bool far;   /* the end of a round does not wait for the writes */
+    bool holes; /* some memory is not plugged */
 } Mode;
 
 typedef struct Fixture {
@@ -71,6 +75,7 @@ typedef struct Fixture {
     bool pinned; /* all of it, before the first write */
     bool batch;
     unsigned looks; /* until it answers */
+    unsigned placed; /* of what was posted: its writes have landed */
     const FakePost *late; /* the REGISTER that is not yet answered */
     /* By chunk, by the destination: its span's first chunk + 1, or 0 */
     uint8_t *registered[N_BLOCKS];
@@ -105,6 +110,7 @@ void teardown(Fixture *f);
 
 /* The page gets contents */
 void dirty(Fixture *f, unsigned block, uint64_t page);
+bool is_in_hole(const Block *b, uint64_t offset);
 /* It is handed over */
 RMigPage page(Fixture *f, unsigned block, uint64_t number);
 /* Fails if @err does not say @needle; clears it */

@@ -9,6 +9,8 @@
 #include "blocks.h"
 
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define MIB RMIG_CHUNK_BYTES
 #define PAGE UINT64_C(4096)
@@ -525,8 +527,8 @@ static RMigBlock *setup_holes(RMigBlocks *blocks)
     g_assert_true(rmig_blocks_add(blocks, "mem", HOST(PAGE), 0,
                                   40 * MIB + PAGE, NULL));
     block = rmig_blocks_get(blocks, 0);
-    g_assert_cmpuint(rmig_block_next_present(block, 3), ==, 3);
-    g_assert_cmpuint(rmig_block_next_hole(block, 3), ==, 41);
+    g_assert_cmpuint(rmig_block_next_present(block, 3, 41), ==, 3);
+    g_assert_cmpuint(rmig_block_next_hole(block, 3, 41), ==, 41);
     g_assert_true(rmig_blocks_add_hole(blocks, block, 2 * MIB, 28 * MIB,
                                        NULL));
     g_assert_true(rmig_blocks_add_hole(blocks, block, 2 * MIB, MIB, NULL));
@@ -545,8 +547,12 @@ static void test_holes(void)
                            c < 30 ? 30 : 41;
         uint64_t hole = c < 2 ? 2 : c < 30 ? c : c < 40 ? 40 : c;
 
-        g_assert_cmpuint(rmig_block_next_present(block, c), ==, present);
-        g_assert_cmpuint(rmig_block_next_hole(block, c), ==, hole);
+        for (uint64_t end = c; end <= 41; end++) {
+            g_assert_cmpuint(rmig_block_next_present(block, c, end), ==,
+                             MIN(present, end));
+            g_assert_cmpuint(rmig_block_next_hole(block, c, end), ==,
+                             MIN(hole, end));
+        }
         if (c < 41) {
             g_assert_cmpint(rmig_block_is_hole(block, c), ==, present != c);
         }
@@ -597,6 +603,40 @@ static void test_check_holes(void)
     rmig_blocks_cleanup(&blocks);
 }
 
+/*
+ * What a peer names costs what it names, however much of the block lies behind
+ * that: a message has thousands of records, a block up to millions of chunks
+ */
+static void test_check_holes_near(void)
+{
+    size_t page = sysconf(_SC_PAGESIZE);
+    /* What says of the chunks behind cannot be looked at */
+    uint8_t *map = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    RMigWireRegister reg = { .chunks = 8 * page - 1 };
+    RMigWireZeroRun run = { .length = 8 * page * MIB };
+    RMigBlocks blocks;
+    RMigBlock *block;
+    uint64_t first, n;
+
+    g_assert_true(map != MAP_FAILED);
+    g_assert_cmpint(mprotect(map + page, page, PROT_NONE), ==, 0);
+    rmig_blocks_init(&blocks);
+    g_assert_true(rmig_blocks_add(&blocks, "mem", HOST(PAGE), 0,
+                                  16 * page * MIB, NULL));
+    block = rmig_blocks_get(&blocks, 0);
+    block->holes = map;
+    g_assert_true(rmig_blocks_check_register(&blocks, &reg, &block, &first, &n,
+                                             NULL));
+    g_assert_true(rmig_blocks_check_unregister(&blocks, &reg, &block, &first,
+                                               &n, NULL));
+    g_assert_true(rmig_blocks_check_zero_run(&blocks, &run, &block, &first,
+                                             NULL));
+    block->holes = NULL;
+    rmig_blocks_cleanup(&blocks);
+    munmap(map, 2 * page);
+}
+
 static void test_holes_refused(void)
 {
     static const struct {
@@ -642,6 +682,7 @@ int main(int argc, char **argv)
     g_test_add_func("/blocks/check/top", test_check_at_the_top);
     g_test_add_func("/blocks/holes", test_holes);
     g_test_add_func("/blocks/holes/check", test_check_holes);
+    g_test_add_func("/blocks/holes/near", test_check_holes_near);
     g_test_add_func("/blocks/holes/refused", test_holes_refused);
     return g_test_run();
 }

@@ -360,6 +360,19 @@ static void test_rest_of_stream(void)
     g_assert_true(rmig_dest_hand_over(f.dest, true, NULL));
     g_assert_cmpuint(patience, ==, 100); /* and then START */
     teardown(&f);
+
+    /* nor need all of that be here already */
+    setup_end(&f);
+    stream = rmig_dest_stream(f.dest);
+    fake_link_script(f.link, fake_link_message(RMIG_WIRE_QEMU_FILE, "abc", 3,
+                                               1));
+    g_assert_cmpint(rmig_stream_read(stream, &byte, 1, true, NULL), ==, 1);
+    for (unsigned i = 0; i < 5; i++) {
+        fake_link_script_type(f.link, RMIG_WIRE_QEMU_FILE);
+    }
+    fake_link_script_type(f.link, RMIG_WIRE_LOAD_REQUEST);
+    g_assert_true(rmig_dest_hand_over(f.dest, true, NULL));
+    teardown(&f);
 }
 
 /*

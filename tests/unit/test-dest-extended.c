@@ -7,6 +7,7 @@
  */
 #include "dest-fixture.h"
 #include "pages.h"
+#include "reaper.h"
 
 #include <string.h>
 #include <sys/mman.h>
@@ -327,6 +328,53 @@ static void test_leaves_meanwhile(void)
     teardown(&f);
 }
 
+static RMigLink *closing;
+static GThread *worker; /* the first that unregisters */
+static gint by_worker;
+
+static void stay_until_closing(RMigVerbs *verbs)
+{
+    (void)verbs;
+    if (g_atomic_pointer_compare_and_exchange(&worker, NULL,
+                                              g_thread_self())) {
+        g_thread_ref(g_thread_self()); /* no other is to look the same */
+        while (!g_atomic_int_get(&closing->disconnected)) {
+            g_usleep(1000);
+        }
+    }
+    if (g_atomic_pointer_get(&worker) == g_thread_self()) {
+        g_atomic_int_inc(&by_worker);
+    }
+}
+
+/*
+ * Of what was let go just before the end the workers only go on with what has
+ * begun; the rest is the reaper's
+ */
+static void test_leaves_at_end(void)
+{
+    static const Span spans[] = { { RAM, 0, 1 }, { RAM, 1, 1 }, { RAM, 2, 1 } };
+    Fixture f;
+
+    setup_served(&f, (RMigDestConfig) { .register_threads = 1 }, EXTENSIONS);
+    script_spans(&f, RMIG_WIRE_REGISTER_REQUEST, spans, 3);
+    finish(&f);
+    closing = f.link;
+    worker = NULL;
+    by_worker = 0;
+    f.verbs->unregistering = stay_until_closing;
+    script_spans(&f, RMIG_WIRE_UNREGISTER_REQUEST, spans, 3);
+    finish(&f);
+    while (!g_atomic_pointer_get(&worker)) {
+        g_usleep(1000);
+    }
+    rmig_dest_close(f.dest, false);
+    rmig_reaper_wait(NULL);
+    g_assert_cmpint(g_atomic_int_get(&by_worker), ==, 1);
+    g_thread_unref(worker);
+    teardown(&f);
+}
+
 static void take_time(RMigVerbs *verbs)
 {
     (void)verbs;
@@ -440,6 +488,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dest/register/overlap", test_overlap);
     g_test_add_func("/dest/unregister/meanwhile", test_leaves_meanwhile);
     g_test_add_func("/dest/unregister/first", test_leaves_first);
+    g_test_add_func("/dest/unregister/at-end", test_leaves_at_end);
     for (size_t i = 0; i < G_N_ELEMENTS(threads); i++) {
         gconstpointer n = GUINT_TO_POINTER(threads[i]);
         g_autofree char *refused =

@@ -576,6 +576,30 @@ static void test_hole_hostile(void)
     }
 }
 
+/* Regions that overlap: together no more than what is plugged */
+static void test_hole_overlap(void)
+{
+    RMigWireMessage msg;
+    RMigWireResult result;
+    Fixture f;
+
+    setup_hole(&f, RMIG_WIRE_FLAG_BATCH);
+    script_register(&f, RMIG_WIRE_REGISTER_REQUEST, RAM, RAM_OFFSET, 0);
+    finish(&f);
+    script_register(&f, RMIG_WIRE_REGISTER_REQUEST, RAM, RAM_OFFSET + 2 * MIB,
+                    1);
+    finish(&f);
+    g_assert_cmpuint(f.verbs->mrs->len, ==, 3);
+    script_register(&f, RMIG_WIRE_REGISTER_REQUEST, RAM, RAM_OFFSET + 2 * MIB,
+                    0);
+    finish(&f);
+    last_answer(&f, &msg);
+    rmig_wire_result_unpack(&msg, 0, &result);
+    g_assert_cmphex(result.rkey, ==, 0);
+    g_assert_cmpuint(f.verbs->mrs->len, ==, 3);
+    teardown(&f);
+}
+
 static void test_hole_pin_all(void)
 {
     Fixture f;
@@ -641,6 +665,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dest/local-failures", test_local_failures);
     g_test_add_func("/dest/hole", test_hole);
     g_test_add_func("/dest/hole/hostile", test_hole_hostile);
+    g_test_add_func("/dest/hole/overlap", test_hole_overlap);
     g_test_add_func("/dest/hole/pin-all-version-1", test_hole_pin_all);
     g_test_add_func("/dest/revoke", test_revoke);
     g_test_add_func("/dest/counters", test_counters);

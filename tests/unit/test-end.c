@@ -369,6 +369,18 @@ static void setup_end(Fixture *f, bool return_path)
     assert_waits_for(f, RMIG_WAIT_NONE);
 }
 
+/* START may have left: what the destination does then, nobody knows */
+static bool start_guest(Fixture *f, GError **err)
+{
+    unsigned before = f->seen[RMIG_WIRE_START];
+    bool left = false;
+    bool ok = rmig_source_start(f->source, &left, err);
+
+    g_assert_true(left || !ok);
+    g_assert_true(left == (f->seen[RMIG_WIRE_START] > before));
+    return ok;
+}
+
 static void test_hand_over(void)
 {
     for (uint32_t flags = 0; flags < 4; flags++) {
@@ -382,7 +394,7 @@ static void test_hand_over(void)
         g_assert_cmpuint(f.seen[RMIG_WIRE_LOAD_REQUEST], ==, 1);
         g_assert_true(rmig_source_commit(f.source, NULL));
         g_assert_cmpuint(f.seen[RMIG_WIRE_START], ==, 0);
-        g_assert_true(rmig_source_start(f.source, NULL));
+        g_assert_true(start_guest(&f, NULL));
         g_assert_cmpuint(f.seen[RMIG_WIRE_START], ==, 1);
         assert_waits_for(&f, flags & 2 ? RMIG_WAIT_REPORT : RMIG_WAIT_NONE);
         rmig_source_close(f.source, false);
@@ -406,7 +418,7 @@ static void test_hand_over_slowly(void)
     f.patience = 0;
     f.then = RMIG_WIRE_STARTED;
     g_assert_true(rmig_source_commit(f.source, NULL));
-    g_assert_true(rmig_source_start(f.source, NULL));
+    g_assert_true(start_guest(&f, NULL));
     g_assert_cmpuint(f.patience, ==, 100);
     teardown(&f);
 }
@@ -427,6 +439,53 @@ static void test_ready_late(void)
     f.then = RMIG_WIRE_READY;
     g_assert_true(rmig_source_wait_loaded(f.source, &starts, NULL));
     g_assert_cmpuint(f.patience, ==, 100);
+    teardown(&f);
+}
+
+/* Nor has the last message itself, of a destination that loads what it has */
+static void test_last_message_waits(void)
+{
+    static const uint32_t granted[] = {
+        0, RMIG_WIRE_FLAG_HANDOVER,
+        RMIG_WIRE_FLAG_HANDOVER | RMIG_WIRE_FLAG_BATCH,
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(granted); i++) {
+        RMigStream *stream;
+        Fixture f;
+
+        setup_with(&f, false, granted[i]);
+        f.main->peer = NULL;
+        stream = rmig_source_stream(f.source);
+        for (unsigned n = 0; n < (granted[i] & RMIG_WIRE_FLAG_BATCH ? 2 : 1);
+             n++) {
+            g_assert_true(rmig_stream_write(stream, "state", 5, NULL));
+            g_assert_true(rmig_stream_flush(stream, NULL));
+        }
+        g_assert_true(rmig_stream_write(stream, "end", 3, NULL));
+        f.then = RMIG_WIRE_READY;
+        g_assert_true(rmig_source_end(f.source, NULL));
+        g_assert_cmpuint(f.patience, ==, 100);
+        teardown(&f);
+    }
+}
+
+/* and a user's patience ends that, too */
+static void test_last_message_cancelled(void)
+{
+    RMigStream *stream;
+    GError *err = NULL;
+    Fixture f;
+
+    setup(&f, false);
+    f.main->peer = NULL;
+    stream = rmig_source_stream(f.source);
+    g_assert_true(rmig_stream_write(stream, "state", 5, NULL));
+    g_assert_true(rmig_stream_flush(stream, NULL));
+    g_assert_true(rmig_stream_write(stream, "end", 3, NULL));
+    f.shuts_down = true;
+    g_assert_false(rmig_source_end(f.source, &err));
+    assert_says(&err, RMIG_LINK_ERROR_SHUTDOWN, "shut down");
     teardown(&f);
 }
 
@@ -461,7 +520,7 @@ static void test_load_fails(void)
         assert_waits_for(&f, RMIG_WAIT_NONE);
         g_clear_error(&err);
         /* and nobody can give it away afterwards */
-        g_assert_false(rmig_source_start(f.source, &err));
+        g_assert_false(start_guest(&f, &err));
         g_assert_cmpuint(f.seen[RMIG_WIRE_START], ==, 0);
         teardown(&f);
     }
@@ -480,7 +539,7 @@ static void test_start_fails(void)
         f.then = ends[i].then;
         f.shuts_down = ends[i].shuts_down;
         g_assert_true(rmig_source_commit(f.source, NULL));
-        g_assert_false(rmig_source_start(f.source, &err));
+        g_assert_false(start_guest(&f, &err));
         g_assert_cmpuint(f.seen[RMIG_WIRE_START], ==, 1);
         g_assert_nonnull(strstr(err->message, ends[i].needle));
         assert_waits_for(&f, RMIG_WAIT_NONE);
@@ -488,19 +547,26 @@ static void test_start_fails(void)
     }
 }
 
+static void start_and_leave(RMigLink *link, RMigWireType type,
+                            const FakePost *sent)
+{
+    (void)sent;
+    g_assert_cmpint(type, ==, RMIG_WIRE_START);
+    fake_link_script_type(link, RMIG_WIRE_STARTED);
+    fake_link_script_close(link);
+}
+
 /* A destination that has confirmed may leave at once, or be lost */
 static void test_started_and_gone(void)
 {
-    bool starts;
+    bool starts, left;
     Fixture f;
 
     setup_end(&f, false);
     g_assert_true(rmig_source_wait_loaded(f.source, &starts, NULL));
-    f.keeps_silent = true;
-    fake_link_script_type(f.main, RMIG_WIRE_STARTED);
-    fake_link_script_close(f.main);
+    f.main->peer = start_and_leave;
     g_assert_true(rmig_source_commit(f.source, NULL));
-    g_assert_true(rmig_source_start(f.source, NULL));
+    g_assert_true(rmig_source_start(f.source, &left, NULL));
     teardown(&f);
 }
 
@@ -530,7 +596,45 @@ static void test_commit(void)
     g_assert_true(rmig_source_wait_loaded(f.source, &starts, NULL));
     g_assert_true(rmig_source_commit(f.source, NULL));
     rmig_source_return_failed(f.source);
-    g_assert_true(rmig_source_start(f.source, NULL));
+    g_assert_true(start_guest(&f, NULL));
+    teardown(&f);
+}
+
+/*
+ * ERROR has come, and nobody has looked since LOADED, as deciding took time:
+ * the guest stays here
+ */
+static void test_commit_looks(void)
+{
+    g_autoptr(GError) err = NULL;
+    g_autoptr(GBytes) data = fake_link_message(RMIG_WIRE_ERROR, NULL, 0, 1);
+    bool starts;
+    Fixture f;
+
+    setup_end(&f, false);
+    g_assert_true(rmig_source_wait_loaded(f.source, &starts, NULL));
+    fake_verbs_arrive(f.main->verbs, g_bytes_get_data(data, NULL),
+                      g_bytes_get_size(data));
+    g_assert_false(rmig_source_commit(f.source, &err));
+    g_assert_error(err, RMIG_CONTROL_ERROR, RMIG_CONTROL_ERROR_PEER);
+    teardown(&f);
+}
+
+/* START cannot be sent: it is known that the guest is still here */
+static void test_start_stays(void)
+{
+    g_autoptr(GError) err = NULL;
+    bool left = true;
+    bool starts;
+    Fixture f;
+
+    setup_end(&f, false);
+    g_assert_true(rmig_source_wait_loaded(f.source, &starts, NULL));
+    g_assert_true(rmig_source_commit(f.source, NULL));
+    f.main->verbs->fail_post = 0;
+    g_assert_false(rmig_source_start(f.source, &left, &err));
+    g_assert_false(left);
+    g_assert_cmpuint(f.seen[RMIG_WIRE_START], ==, 0);
     teardown(&f);
 }
 
@@ -545,7 +649,7 @@ static void test_no_last_report(void)
     setup_end(&f, true);
     g_assert_true(rmig_source_wait_loaded(f.source, &starts, NULL));
     g_assert_true(rmig_source_commit(f.source, NULL));
-    g_assert_true(rmig_source_start(f.source, NULL));
+    g_assert_true(start_guest(&f, NULL));
     f.back->frozen = true;
     g_assert_cmpint(rmig_stream_read(rmig_source_return_stream(f.source),
                                      &byte, 1, true, &err), ==, -1);
@@ -568,10 +672,15 @@ int main(int argc, char **argv)
     g_test_add_func("/end/hand-over", test_hand_over);
     g_test_add_func("/end/hand-over/slowly", test_hand_over_slowly);
     g_test_add_func("/end/hand-over/ready-late", test_ready_late);
+    g_test_add_func("/end/last-message/waits", test_last_message_waits);
+    g_test_add_func("/end/last-message/cancelled",
+                    test_last_message_cancelled);
     g_test_add_func("/end/hand-over/load-fails", test_load_fails);
     g_test_add_func("/end/hand-over/start-fails", test_start_fails);
     g_test_add_func("/end/hand-over/started-and-gone", test_started_and_gone);
     g_test_add_func("/end/hand-over/commit", test_commit);
+    g_test_add_func("/end/hand-over/commit-looks", test_commit_looks);
+    g_test_add_func("/end/hand-over/start-stays", test_start_stays);
     g_test_add_func("/end/hand-over/no-last-report", test_no_last_report);
     g_test_add_data_func("/end/no-blocks/version-1", GUINT_TO_POINTER(0),
                          test_no_blocks);

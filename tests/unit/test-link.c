@@ -725,6 +725,26 @@ static void test_settle(void)
     teardown(&f);
 }
 
+static void must_not_look(void)
+{
+    g_error("a heartbeat is waited for");
+}
+
+/* A peer that is done leaves, and does not answer the heartbeat any more */
+static void test_settle_heartbeat(void)
+{
+    Fixture f;
+
+    setup_connected(&f);
+    set_script(fake_rdma_tick, NULL, NULL);
+    g_assert_true(rmig_link_step(f.link, 0, "a test", NULL));
+    g_assert_cmpuint(fake_rdma.sends->len, ==, 1);
+    fake_rdma.after_poll = must_not_look;
+    g_assert_true(rmig_link_settle(f.link, 1000, NULL));
+    fake_rdma.after_poll = NULL;
+    teardown(&f);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -750,5 +770,6 @@ int main(int argc, char **argv)
     g_test_add_func("/link/heartbeat/traffic", test_no_heartbeat_in_traffic);
     g_test_add_func("/link/disconnect", test_disconnect);
     g_test_add_func("/link/settle", test_settle);
+    g_test_add_func("/link/settle/heartbeat", test_settle_heartbeat);
     return g_test_run();
 }

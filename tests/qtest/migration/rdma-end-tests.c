@@ -282,6 +282,29 @@ static void test_start_lost(void)
     qtest_quit(from);
 }
 
+/* and from there it can move as any other */
+static void test_start_lost_again(void)
+{
+    const char *host = rmig_test_host(AF_INET);
+    MigrateStart args = { .hide_stderr = true, .only_target = true };
+    g_autofree char *listen = NULL, *port = NULL, *uri = NULL;
+
+    if (!start(&usual, "on recv START: disconnect")) {
+        return;
+    }
+    check_lost_sight();
+    rmig_test_wait_exit(to);
+    qtest_qmp_assert_success(from, "{ 'execute': 'cont' }");
+    g_assert_cmpint(migrate_start(&from, &to, "defer", &args), ==, 0);
+    listen = rmig_test_uri("rdma", host, "0");
+    migrate_incoming_qmp(to, listen, NULL, "{}");
+    port = rmig_test_port(to);
+    uri = rmig_test_uri("rdma", host, port);
+    migrate_qmp(from, to, uri, NULL, "{}");
+    assert_moved();
+    stop_pair();
+}
+
 /* With -S nothing is given away by a message */
 static void test_started_lost_paused(void)
 {
@@ -320,6 +343,56 @@ static void test_report_lost(void)
     }
     assert_moved();
     stop_pair();
+}
+
+/* The report is waited for, or, on a machine that was busy, was waited for */
+static bool is_reporting(void)
+{
+    g_autofree char *what = waits_for(from);
+    QDict *info = migrate_query(from);
+    bool is = g_strcmp0(what, "report") == 0 ||
+              g_str_equal(qdict_get_str(info, "status"), "completed");
+
+    qobject_unref(info);
+    return is;
+}
+
+/* nor can it be called off any more: that ends the wait for the report only */
+static void test_cancel_reported(void)
+{
+    if (!start(&reporting, "on send QEMU_FILE 2: delay 8s")) {
+        return;
+    }
+    while (!is_reporting()) {
+        g_usleep(10 * 1000);
+    }
+    migrate_cancel(from);
+    assert_moved();
+    stop_pair();
+}
+
+/* What became of one guest says nothing about the next migration */
+static void test_another(void)
+{
+    g_autofree char *uri = NULL;
+
+    if (!start_pair(&usual, &uri)) {
+        return;
+    }
+    migrate_qmp(from, to, uri, NULL, "{}");
+    assert_moved();
+    qtest_quit(to);
+    qtest_qmp_assert_success(from, "{ 'execute': 'cont' }");
+    migrate_set_parameter_int(from, "max-bandwidth", SLOW_BYTES_PER_S);
+    migrate_set_parameter_int(from, "downtime-limit", 1);
+    rmig_test_fill_ram(from);
+    qtest_qmp_assert_success(from, "{ 'execute': 'migrate', 'arguments':"
+                             " { 'uri': 'exec:cat >/dev/null' } }");
+    rmig_test_wait(from, "active", RMIG_TEST_NOTICE_S);
+    migrate_cancel(from);
+    rmig_test_wait(from, "cancelled", RMIG_TEST_NOTICE_S);
+    assert_run_state(from, "running");
+    qtest_quit(from);
 }
 
 /* "cont" that comes when the source was told that nobody starts the guest */
@@ -442,9 +515,12 @@ void rmig_test_add_end(void)
         { "load-fails", test_load_fails },
         { "started-lost", test_started_lost },
         { "start-lost", test_start_lost },
+        { "start-lost-again", test_start_lost_again },
         { "started-lost-paused", test_started_lost_paused },
         { "cancel-committed", test_cancel_committed },
         { "report-lost", test_report_lost },
+        { "cancel-reported", test_cancel_reported },
+        { "another", test_another },
         { "late-cont", test_late_cont },
         { "cancel-connecting", test_cancel_connecting },
         { "bitmaps", test_bitmaps },

@@ -367,12 +367,12 @@ static void plug(Guest *g, uint64_t addr, uint64_t bytes)
     g_assert_cmpuint(qtest_readw(g->qts, answer), ==, MEM_ANSWER_ACK);
 }
 
-static void start_mem_guest(Guest *g)
+static void start_mem_guest(Guest *g, const char *more)
 {
     QPCIAddress addr = { .devfn = QPCI_DEVFN(4, 0) };
     QVirtioDevice *dev;
 
-    g->qts = start_mem_qemu("pc", "");
+    g->qts = start_mem_qemu("pc", more);
     g->n_queues = 1;
     pc_alloc_init(&g->alloc, g->qts, 0);
     find_device(g, &addr);
@@ -438,9 +438,10 @@ static void migrate_mem(QTestState *from, QTestState *to, const Guest *g,
     check_mem(to, g);
 }
 
-/* There, and back to a new one */
-static void run_mem(bool pin_all)
+/* There, and back to a new one; @more: of all three's command lines */
+static void run_mem(bool pin_all, bool bitmaps, const char *more)
 {
+    g_autofree char *incoming = g_strconcat("-incoming defer ", more, NULL);
     const char *host = rmig_test_host(AF_INET);
     const Case c = { .pin_all = pin_all };
     g_autofree char *there = NULL;
@@ -451,11 +452,14 @@ static void run_mem(bool pin_all)
     if (!host) {
         return;
     }
-    start_mem_guest(&g);
-    to = start_mem_qemu("pc", "-incoming defer");
+    start_mem_guest(&g, more);
+    migrate_set_capability(g.qts, "dirty-bitmaps", bitmaps);
+    to = start_mem_qemu("pc", incoming);
+    migrate_set_capability(to, "dirty-bitmaps", bitmaps);
     listen_on(to, &c, host, &there);
     migrate_mem(g.qts, to, &g, pin_all, there);
-    again = start_mem_qemu("pc", "-incoming defer");
+    again = start_mem_qemu("pc", incoming);
+    migrate_set_capability(again, "dirty-bitmaps", bitmaps);
     listen_on(again, &c, host, &back);
     migrate_mem(to, again, &g, pin_all, back);
     qtest_quit(again);
@@ -465,12 +469,21 @@ static void run_mem(bool pin_all)
 
 static void test_virtio_mem(void)
 {
-    run_mem(false);
+    run_mem(false, false, "");
 }
 
 static void test_virtio_mem_pin_all(void)
 {
-    run_mem(true);
+    run_mem(true, false, "");
+}
+
+/*
+ * Bitmaps make QEMU believe in postcopy, so virtio-mem discards what it has
+ * just allocated: before anything is registered, which harms nothing
+ */
+static void test_virtio_mem_prealloc(void)
+{
+    run_mem(false, true, "-global virtio-mem.prealloc=on");
 }
 
 /* A machine whose virtio-mem tells too late what is plugged */
@@ -612,6 +625,7 @@ void rmig_test_add_memory(void)
         { "reporting-after-failure", test_after_failure },
         { "virtio-mem", test_virtio_mem },
         { "virtio-mem-pin-all", test_virtio_mem_pin_all },
+        { "virtio-mem-prealloc", test_virtio_mem_prealloc },
         { "virtio-mem-late", test_virtio_mem_late },
         { "read-only", test_read_only },
         { "unplug", test_unplug },
