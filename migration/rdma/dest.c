@@ -242,7 +242,10 @@ void rmig_dest_close(RMigDest *d, bool failed)
     rmig_dest_publish(d);
     if (d->jobs && (failed || rmig_link_failed(d->main.link) ||
                     d->clearing == 0)) {
-        /* Not while what has been received is still to be cleared */
+        /*
+         * Who has begun goes on; the rest is let go by the reaper.  But what
+         * has been received is cleared to the end.
+         */
         rmig_jobs_drop(d->jobs);
     }
     /*

@@ -6,8 +6,8 @@
  * On dest-fixture.h.
  */
 #include "dest-fixture.h"
-#include "reaper.h"
 #include "pages.h"
+#include "reaper.h"
 
 #include <string.h>
 #include <sys/mman.h>
@@ -348,8 +348,8 @@ static void stay_until_closing(RMigVerbs *verbs)
 }
 
 /*
- * The guest runs, and who closes holds it up: of what was let go just before,
- * the worker only ends what it has begun, and the rest is the reaper's
+ * Of what was let go just before the end the workers only go on with what has
+ * begun; the rest is the reaper's
  */
 static void test_leaves_at_end(void)
 {
