@@ -409,8 +409,13 @@ static void connection_asked(void *opaque)
     if (accepted == RMIG_ACCEPTED_MAIN) {
         start_incoming(rioc);
     }
-    /* Writers look whether the return path is there, or will never be */
-    qemu_co_enter_all(&rioc->return_ready, NULL);
+    /*
+     * Writers look whether the return path is there, or will never be.  Not
+     * before that is decided: they would wait again, and be entered again.
+     */
+    if (!rmig_dest_return_pending(rioc->dest)) {
+        qemu_co_enter_all(&rioc->return_ready, NULL);
+    }
     object_unref(OBJECT(rioc));
 }
 

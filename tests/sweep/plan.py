@@ -254,6 +254,9 @@ SHORT = {
     ("CM event twice, at the end", RETURN, DESTINATION),
     ("CM event lost", RETURN, SOURCE),
     ("CM event lost, at the end", CONNECTING, SOURCE),
+    # The destination's main loop went round and round there once.
+    ("CM event lost, at the end", RETURN, DESTINATION),
+    ("CM event twice", RETURN, DESTINATION),
     ("device removed", LATER, DESTINATION),
     ("frozen: its NIC answers", DEVICE, DESTINATION),
     ("stopped (SIGSTOP)", FIRST, DESTINATION),
