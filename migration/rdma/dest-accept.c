@@ -144,12 +144,32 @@ static GError *judge(RMigDest *d, const RMigLink *link)
     return NULL;
 }
 
+/*
+ * Events may come twice.  To refuse the second would be an answer to the one
+ * that is being dealt with.
+ */
+static bool is_known(RMigDest *d, const RMigLink *link)
+{
+    for (GList *l = d->candidates.head; l; l = l->next) {
+        if (rmig_link_same_request(((Candidate *)l->data)->link, link)) {
+            return true;
+        }
+    }
+    return (d->main.link && rmig_link_same_request(d->main.link, link)) ||
+           (d->back.link && rmig_link_same_request(d->back.link, link));
+}
+
 static void take_link(RMigDest *d, RMigLink *link,
                       const RMigWirePrivate *asked)
 {
-    GError *why = judge(d, link);
+    GError *why;
     Candidate *c;
 
+    if (is_known(d, link)) {
+        rmig_link_free(link);
+        return;
+    }
+    why = judge(d, link);
     if (why || !rmig_listener_watch(d->listener, link, &why)) {
         note(d, why);
         rmig_link_refuse(link);
@@ -354,9 +374,7 @@ RMigAccepted rmig_dest_accept(RMigDest *d, GError **err)
     drop_lost(d);
     start_waiting(d);
     accepted = find_completed(d);
-    if (accepted == RMIG_ACCEPTED_NOTHING) {
-        tell(d, err);
-    }
+    tell(d, err);
     rmig_listener_tick(d->listener, d->candidates.head || d->unlet);
     return accepted;
 }

@@ -548,3 +548,9 @@ bool rmig_link_same_peer(const RMigLink *a, const RMigLink *b)
     return ((const struct sockaddr_in *)x)->sin_addr.s_addr ==
            ((const struct sockaddr_in *)y)->sin_addr.s_addr;
 }
+
+bool rmig_link_same_request(const RMigLink *a, const RMigLink *b)
+{
+    return rdma_get_dst_port(a->id) == rdma_get_dst_port(b->id) &&
+           rmig_link_same_peer(a, b);
+}

@@ -159,6 +159,8 @@ int rmig_link_accepted(RMigLink *link, GError **err)
 void rmig_link_refuse(RMigLink *link);
 /* Whether both links come from the same host (the ports may differ) */
 bool rmig_link_same_peer(const RMigLink *a, const RMigLink *b);
+/* Whether both are the same request of the same peer: the ports are equal, too */
+bool rmig_link_same_request(const RMigLink *a, const RMigLink *b);
 
 RMigVerbs *rmig_link_verbs(RMigLink *link);
 int rmig_link_fd(const RMigLink *link);

@@ -54,6 +54,7 @@ struct RMigLink {
     unsigned asks;
     bool up;
     unsigned host; /* a number for the host that the peer is on */
+    unsigned port; /* and for its port there; 0: like no other */
     RMigShutdown *shutdown;
     /* rmig_link_watch(): what it was given, for a test to see or to call */
     int watched_fd; /* -1: none */

@@ -252,6 +252,11 @@ void rmig_link_refuse(RMigLink *link)
     fake_links_refused++;
 }
 
+bool rmig_link_same_request(const RMigLink *a, const RMigLink *b)
+{
+    return a->port != 0 && a->port == b->port && a->host == b->host;
+}
+
 bool rmig_link_same_peer(const RMigLink *a, const RMigLink *b)
 {
     return a->host == b->host;

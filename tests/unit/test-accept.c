@@ -259,6 +259,28 @@ static void test_return_twice(void)
     end(&f);
 }
 
+/* The same event twice is one request, which nothing of this may refuse */
+static void test_request_twice(void)
+{
+    RMigLink *first;
+    Fixture f;
+
+    start(&f);
+    first = offer(1, true);
+    first->port = 7;
+    offer(1, true)->port = 7;
+    g_assert_cmpint(look(&f, NULL), ==, RMIG_ACCEPTED_NOTHING);
+    g_assert_cmpuint(fake_links_prepared, ==, 1);
+    first->up = true;
+    g_assert_cmpint(look(&f, NULL), ==, RMIG_ACCEPTED_MAIN);
+    g_assert_cmpuint(fake_links_refused, ==, 0);
+    offer(1, true)->port = 7;
+    g_assert_cmpint(look(&f, NULL), ==, RMIG_ACCEPTED_NOTHING);
+    g_assert_false(rmig_dest_return_pending(f.dest));
+    g_assert_cmpuint(fake_links_refused, ==, 0);
+    end(&f);
+}
+
 /* What others are refused is told once, then counted */
 static void test_told(void)
 {
@@ -303,6 +325,7 @@ int main(int argc, char **argv)
     g_test_add_func("/accept/return-early", test_return_early);
     g_test_add_func("/accept/others-go", test_others_go);
     g_test_add_func("/accept/return-twice", test_return_twice);
+    g_test_add_func("/accept/request-twice", test_request_twice);
     g_test_add_func("/accept/told", test_told);
     return g_test_run();
 }
