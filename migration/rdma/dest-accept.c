@@ -36,6 +36,7 @@
 
 typedef struct Candidate {
     RMigLink *link; /* owned by @conn, if that is open */
+    RMigLink *twin; /* the same request again; NULL: none */
     RMigConn conn;
     RMigWirePrivate asked;
     RMigWirePrivate granted;
@@ -82,6 +83,7 @@ static void free_candidate(Candidate *c)
         rmig_link_refuse(c->link);
         rmig_link_free(c->link);
     }
+    rmig_link_free(c->twin);
     g_free(c->warning);
     g_free(c);
 }
@@ -145,18 +147,27 @@ static GError *judge(RMigDest *d, const RMigLink *link)
 }
 
 /*
- * Events may come twice.  To refuse the second would be an answer to the one
- * that is being dealt with.
+ * Events may come twice.  To refuse the second, or to free it, would be an
+ * answer to the one that is being dealt with; so it is kept until that is over.
+ * True if @link is such a one, which is taken then.
  */
-static bool is_known(RMigDest *d, const RMigLink *link)
+static bool take_twin(RMigDest *d, RMigLink *link)
 {
     for (GList *l = d->candidates.head; l; l = l->next) {
-        if (rmig_link_same_request(((Candidate *)l->data)->link, link)) {
+        Candidate *c = l->data;
+
+        if (rmig_link_same_request(c->link, link)) {
+            rmig_link_free(c->twin);
+            c->twin = link;
             return true;
         }
     }
-    return (d->main.link && rmig_link_same_request(d->main.link, link)) ||
-           (d->back.link && rmig_link_same_request(d->back.link, link));
+    if ((d->main.link && rmig_link_same_request(d->main.link, link)) ||
+        (d->back.link && rmig_link_same_request(d->back.link, link))) {
+        rmig_link_free(link);
+        return true;
+    }
+    return false;
 }
 
 static void take_link(RMigDest *d, RMigLink *link,
@@ -165,8 +176,7 @@ static void take_link(RMigDest *d, RMigLink *link,
     GError *why;
     Candidate *c;
 
-    if (is_known(d, link)) {
-        rmig_link_free(link);
+    if (take_twin(d, link)) {
         return;
     }
     why = judge(d, link);
@@ -228,6 +238,7 @@ static void start_or_drop(RMigDest *d, Candidate *c)
     }
     note(d, why);
     g_queue_remove(&d->candidates, c);
+    rmig_link_free(c->twin);
     g_free(c->warning);
     g_free(c);
 }
@@ -346,6 +357,7 @@ static RMigAccepted let_in(RMigDest *d, Candidate *c)
     } else {
         d->back = c->conn;
     }
+    rmig_link_free(c->twin);
     g_free(c->warning);
     g_free(c);
     refuse_others(d);
