@@ -30,6 +30,9 @@ RMigLink *fake_link_new(void)
 
 void rmig_link_free(RMigLink *link)
 {
+    if (!link) {
+        return;
+    }
     rmig_link_disconnect(link);
     g_queue_clear_full(&link->script, (GDestroyNotify)g_bytes_unref);
     fake_verbs_free(link->verbs);
