@@ -33,7 +33,7 @@ crashes, the source's guest runs on and the destination's does not, or the other
 way round, never both, both sides let everything go (memory
 regions, pinned memory, queue pairs, completion queues, domains, identifiers),
 each side's error names the cause as it sees it (not asked of a destination in
-connecting: it listens on), the monitor answers within 2 s (but for completion
+connecting: it listens on), the monitor answers within 5 s (but for completion
 and device state, in which QEMU keeps it waiting while the last of a stopped
 guest goes out, over any transport), and all memory arrives, compared byte for
 byte: by the migration itself where it goes on, else by a following one from the
