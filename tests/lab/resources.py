@@ -88,7 +88,8 @@ def _threads(pid):
     """How many, and whether verbsim's is among them (which does not count)."""
     names = collections.Counter()
     for tid in os.listdir(f"/proc/{pid}/task"):
-        with contextlib.suppress(FileNotFoundError):    # it has just ended
+        # It may just have ended, before the file is opened or after.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             with open(f"/proc/{pid}/task/{tid}/comm",
                       encoding="utf-8") as comm:
                 names[comm.read().strip()] += 1

@@ -572,7 +572,7 @@ static const struct {
  * A device with few regions, which verbsim has from the beginning of a process.
  * Here it is one for both sides.
  */
-#define FEW_PROFILE "max-mr = 32\n"
+#define FEW_PROFILE "max-mr = 12\n"
 
 static void test_few_regions(void)
 {
