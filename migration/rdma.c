@@ -395,20 +395,26 @@ static void start_incoming(QIOChannelRDMA *rioc)
 static void connection_asked(void *opaque)
 {
     QIOChannelRDMA *rioc = opaque;
-    GError *err = NULL;
-    RMigAccepted accepted = rmig_dest_accept(rioc->dest, &err);
+    RMigAccepted accepted;
 
-    if (err) {
-        warn_report("RDMA: %s", err->message);
-        g_error_free(err);
-    }
     object_ref(OBJECT(rioc));
-    if (accepted != RMIG_ACCEPTED_NOTHING) {
-        trace_rdma_incoming_accepted(rioc, accepted);
-    }
-    if (accepted == RMIG_ACCEPTED_MAIN) {
-        start_incoming(rioc);
-    }
+    /* Until there is nothing more, and why something was refused is known */
+    do {
+        GError *err = NULL;
+
+        accepted = rmig_dest_accept(rioc->dest, &err);
+        if (err) {
+            warn_report("RDMA: %s", err->message);
+            g_error_free(err);
+        }
+        if (accepted != RMIG_ACCEPTED_NOTHING) {
+            trace_rdma_incoming_accepted(rioc, accepted);
+        }
+        if (accepted == RMIG_ACCEPTED_MAIN) {
+            start_incoming(rioc);
+        }
+    } while (accepted != RMIG_ACCEPTED_NOTHING && !rioc->closed &&
+             rmig_dest_listen_fd(rioc->dest) >= 0);
     /*
      * Writers look whether the return path is there, or will never be.  Not
      * before that is decided: they would wait again, and be entered again.

@@ -386,7 +386,9 @@ RMigAccepted rmig_dest_accept(RMigDest *d, GError **err)
     drop_lost(d);
     start_waiting(d);
     accepted = find_completed(d);
-    tell(d, err);
+    if (accepted == RMIG_ACCEPTED_NOTHING) {
+        tell(d, err);
+    }
     rmig_listener_tick(d->listener, d->candidates.head || d->unlet);
     return accepted;
 }

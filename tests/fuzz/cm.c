@@ -551,6 +551,7 @@ bool fuzz_cm_natural(FuzzCmId *id)
 
 bool fuzz_cm_request(const void *private_data, uint8_t len, uint8_t host)
 {
+    static uint16_t port;
     struct sockaddr_storage *peer;
 
     if (!listener) {
@@ -566,6 +567,8 @@ bool fuzz_cm_request(const void *private_data, uint8_t len, uint8_t host)
         peer->ss_family = AF_INET;
         ((struct sockaddr_in *)peer)->sin_addr.s_addr = host;
     }
+    /* In its place for either family; each request has another */
+    ((struct sockaddr_in *)peer)->sin_port = port++;
     push_event(last_id, RDMA_CM_EVENT_CONNECT_REQUEST, 0, private_data, len);
     return true;
 }
